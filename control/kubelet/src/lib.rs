@@ -1,0 +1,1 @@
+//! Stub to seed the build.

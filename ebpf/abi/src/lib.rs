@@ -1,0 +1,2 @@
+//! Stub to seed the build.
+#![no_std]
