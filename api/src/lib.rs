@@ -1,1 +1,7 @@
-//! Stub to seed the build.
+//! Names, object helpers and client set-up that every part of Bowline shares.
+//!
+//! Nothing here does more than one small job; nothing here knows a kernel, a store or a server.
+//! Parts meet through the Kubernetes API, and this crate holds the words they meet with.
+
+pub mod client;
+pub mod names;
