@@ -1,0 +1,3 @@
+//! The wire to the container runtime.
+
+pub mod v1;
