@@ -4,4 +4,7 @@
 //! Parts meet through the Kubernetes API, and this crate holds the words they meet with.
 
 pub mod client;
+pub mod events;
+pub mod informer;
+pub mod matching;
 pub mod names;
