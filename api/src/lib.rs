@@ -8,3 +8,6 @@ pub mod events;
 pub mod informer;
 pub mod matching;
 pub mod names;
+pub mod quantity;
+pub mod selector;
+pub mod words;
