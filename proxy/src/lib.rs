@@ -6,6 +6,8 @@
 //! kernel, or a fake one). A source of data never sees a map, and a failing map operation never
 //! reaches a source: it is the status of its row, tried again later.
 
+pub mod loader;
+pub mod maps;
 pub mod model;
 pub mod select;
 pub mod table;
