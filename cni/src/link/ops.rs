@@ -92,13 +92,12 @@ impl Netlink {
         Ok(links.collect())
     }
 
-    /// Makes the pair with both ends up, in one request: there is no moment at which one end is
-    /// in the wrong namespace, has another name or the kernel's own MAC.
+    /// Makes the pair in one request: there is no moment at which one end is in the wrong
+    /// namespace, has another name or the kernel's own MAC. The end here is up, the peer is down
+    /// (the kernel makes it first, and a veth without its other end can't be up).
     pub fn create_veth(&mut self, spec: &VethSpec<'_>) -> Result<(), LinkError> {
         let end = |name: &str, mac: Mac| {
             let mut link = LinkMessage::default();
-            link.header.flags = LinkFlags::Up;
-            link.header.change_mask = LinkFlags::Up;
             link.attributes.extend([
                 LinkAttribute::IfName(name.into()),
                 LinkAttribute::Address(mac.0.to_vec()),
@@ -109,6 +108,8 @@ impl Netlink {
         let mut peer = end(spec.peer_name, spec.peer_mac);
         peer.attributes.push(LinkAttribute::NetNsFd(spec.peer_netns));
         let mut host = end(spec.name, spec.mac);
+        host.header.flags = LinkFlags::Up;
+        host.header.change_mask = LinkFlags::Up;
         host.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),

@@ -144,6 +144,7 @@ fn prepare_pod(
     if let Some(loopback) = inside.link("lo")?.filter(|loopback| !loopback.up) {
         inside.set_up(loopback.index)?;
     }
+    inside.set_up(link)?;
     for &address in addresses {
         let gateway = gateway_for(address);
         inside.add_address(link, address)?;
