@@ -81,3 +81,23 @@ impl Containerd {
         Ok(Vec::new())
     }
 }
+
+/// `ctr`'s arguments to import an archive (`-` for stdin) for the CRI.
+pub(crate) fn import_arguments(socket: &Path, archive: &str) -> [String; 7] {
+    let socket = socket.to_string_lossy().into_owned();
+    [
+        "-a".into(),
+        socket,
+        "-n".into(),
+        "k8s.io".into(),
+        "images".into(),
+        "import".into(),
+        archive.into(),
+    ]
+}
+
+/// The images' names in what `ctr images import` prints (`unpacking NAME (DIGEST)...done`).
+pub(crate) fn imported_names(output: &str) -> Vec<String> {
+    let name = |line: &str| line.strip_prefix("unpacking ")?.split(' ').next().map(str::to_owned);
+    output.lines().filter_map(name).collect()
+}

@@ -14,20 +14,31 @@
 //! The crate also holds what the agent and the CLI share: [`containerd`] (configure, start, adopt,
 //! restart) and [`image`] (deterministic OCI archives without a registry).
 
+mod cgroup;
 mod cluster;
 pub mod containerd;
 pub mod image;
+mod logs;
+mod mountinfo;
+mod net;
 mod node;
 pub mod node_init;
 mod plan;
+mod process;
 mod progress;
+mod record;
+mod remove;
 mod status;
+mod sys;
 
+pub use cgroup::CgroupError;
 pub use cluster::{Cluster, Error, Up};
-pub use node::Node;
+pub use net::lan::LanError;
+pub use node::{Node, NodeError};
 pub use plan::{
     BIN_IN_NODE, MAX_NAME, MAX_NODES, NodePlan, Options, Plan, PlanError, SHARED_IN_NODE, Unit,
     Workload, check_name, default_state_dir,
 };
 pub use progress::{Progress, Silent};
+pub use remove::RemoveError;
 pub use status::{NodeState, NodeStatus, Status, UnitStatus};

@@ -26,7 +26,7 @@ pub const SHARED_IN_NODE: &str = "/run/bowline/shared";
 pub const BIN_IN_NODE: &str = "/run/bowline/bin";
 
 /// Starts every name of ours on the machine: links, network namespaces, cgroups, nftables tables.
-pub const PREFIX: &str = "bowline-";
+pub(crate) const PREFIX: &str = "bowline-";
 
 /// What Linux leaves for an interface's name.
 const MAX_LINK: usize = 15;

@@ -1,10 +1,19 @@
 //! What a cluster looks like now, for `bowline local status -o json`.
 
+use std::fs;
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use ipnetwork::Ipv4Network;
 use serde::Serialize;
+
+use crate::cgroup::Layout;
+use crate::cluster::{Cluster, Error};
+use crate::containerd;
+use crate::node::Node;
+use crate::plan;
+use crate::process::{find_init, node_pid, resident_bytes};
 
 /// A whole cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -82,4 +91,65 @@ pub struct UnitStatus {
     pub restarts: u64,
     /// Its output.
     pub log: PathBuf,
+}
+
+/// What st_blocks counts in.
+const BLOCK_BYTES: u64 = 512;
+
+pub(crate) fn of(cluster: &Cluster) -> Result<Status, Error> {
+    let layout = Layout::read()?;
+    let plan = cluster.plan();
+    Ok(Status {
+        name: plan.name.clone(),
+        state_dir: plan.state_dir.clone(),
+        shared_dir: plan.shared_dir(),
+        subnet: plan.subnet,
+        gateway: plan.gateway,
+        host_link: plan.host_link(),
+        netns: plan::lan_netns(&plan.name),
+        disk_bytes: disk_bytes(&plan.state_dir),
+        nodes: cluster.nodes().iter().map(|node| node_status(node, &layout)).collect(),
+    })
+}
+
+fn node_status(node: &Node, layout: &Layout) -> NodeStatus {
+    let plan = node.plan();
+    let init_pid = find_init(layout, &plan.cgroup);
+    let members = layout.members(&plan.cgroup);
+    let socket = containerd::Config::default().socket;
+    let on_host =
+        init_pid.map(|pid| PathBuf::from(format!("/proc/{pid}/root{}", socket.display())));
+    let host_pid = |pid: i32| members.iter().copied().find(|&member| node_pid(member) == Some(pid));
+    let units = node.unit_records().into_iter().map(|unit| UnitStatus {
+        pid: unit.pid.and_then(host_pid),
+        restarts: unit.restarts,
+        log: node.dir().join("logs").join(format!("{}.log", unit.name)),
+        name: unit.name,
+    });
+    NodeStatus {
+        name: plan.name.clone(),
+        address: plan.address,
+        state: if init_pid.is_some() { NodeState::Running } else { NodeState::Down },
+        init_pid,
+        processes: members.len(),
+        resident_bytes: members.iter().map(|&pid| resident_bytes(pid)).sum(),
+        cgroup: plan.cgroup.clone(),
+        dir: node.dir(),
+        disk_bytes: disk_bytes(&node.dir()),
+        containerd_socket: socket,
+        containerd_socket_on_host: on_host.filter(|path| path.exists()),
+        units: units.collect(),
+    }
+}
+
+/// What a folder takes on the disk. Files that vanish meanwhile count nothing.
+fn disk_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(data) if data.is_dir() => data.blocks() * BLOCK_BYTES + disk_bytes(&entry.path()),
+            Ok(data) => data.blocks() * BLOCK_BYTES,
+            Err(_) => 0,
+        })
+        .sum()
 }

@@ -1,0 +1,205 @@
+//! Nodes on this machine, as root: made, entered, crashed, removed, and nothing left.
+
+mod machine;
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use bowline_local::{Cluster, NodePlan, NodeState, Options, Plan, Silent, Unit, Workload};
+use machine::Machine;
+
+/// A unit on every node that answers TCP with the node's name.
+struct Greeters;
+
+const PORT: u16 = 7777;
+
+impl Workload for Greeters {
+    fn units(&self, _: &Plan, _: &NodePlan) -> Vec<Unit> {
+        let port = PORT.to_string();
+        vec![Unit::new("greeter", ["busybox", "nc", "-ll", "-p", &port, "-e", "/bin/hostname"])]
+    }
+}
+
+fn options(name: &str, nodes: u16) -> Options {
+    let init = PathBuf::from(env!("CARGO_BIN_EXE_bowline-node-init"));
+    Options {
+        name: name.to_owned(),
+        nodes,
+        state_dir: None,
+        subnet: None,
+        bin_dir: init.parent().expect("a folder").to_owned(),
+        init: vec![init.into()],
+    }
+}
+
+/// Takes the cluster down also when the test fails.
+struct Guard(&'static str);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        Cluster::down(self.0, None, &Silent).expect("down");
+    }
+}
+
+fn up(name: &'static str, nodes: u16) -> (Cluster, Vec<String>, Guard) {
+    let guard = Guard(name);
+    let up = Cluster::up(&options(name, nodes), &Greeters, &Silent).expect("up");
+    (up.cluster, up.booted, guard)
+}
+
+fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within 10 s: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn output(node: &bowline_local::Node, command: &[&str]) -> String {
+    let output = node.exec(command).expect("exec");
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[test]
+fn three_nodes_reach_each_other_and_the_host_reaches_them() {
+    let (cluster, booted, _guard) = up("t-reach", 3);
+    assert_eq!(booted, ["n1", "n2", "n3"]);
+    for node in cluster.nodes() {
+        for other in cluster.nodes() {
+            let address = other.plan().address;
+            let ask = format!("busybox timeout 2 busybox nc {address} {PORT} </dev/null");
+            let heard = eventually("a node's answer", || {
+                Some(output(&node, &["sh", "-c", &ask])).filter(|text| !text.is_empty())
+            });
+            assert_eq!(heard, other.plan().name);
+        }
+        let host = (node.plan().address, PORT);
+        TcpStream::connect(host).expect("the host reaches a node");
+    }
+}
+
+#[test]
+fn a_command_runs_in_every_namespace_and_cgroup_of_its_node() {
+    let (cluster, _, _guard) = up("t-exec", 2);
+    let node = cluster.node("n2").expect("n2");
+    assert_eq!(output(&node, &["hostname"]), "n2");
+    let groups = output(&node, &["cat", "/proc/self/cgroup"]);
+    for line in groups.lines() {
+        let path = line.rsplit(':').next().expect("a path");
+        assert!(path == "/" || path == "/init", "outside of the node's cgroups: {line}");
+    }
+    let init = node.init_pid().expect("an init");
+    for kind in ["net", "mnt", "cgroup", "uts", "ipc", "pid"] {
+        let theirs = std::fs::read_link(format!("/proc/{init}/ns/{kind}")).expect("a namespace");
+        let own = output(&node, &["readlink", &format!("/proc/self/ns/{kind}")]);
+        assert_eq!(own, theirs.to_string_lossy(), "another {kind} namespace");
+    }
+    let failed = node.exec(&["sh", "-c", "echo no >&2; exit 3"]).expect("it runs");
+    assert_eq!((failed.status.code(), failed.stderr.as_slice()), (Some(3), b"no\n".as_slice()));
+    let absent = node.exec(&["no-such-program"]).expect_err("it is absent");
+    assert!(absent.to_string().contains("no-such-program in node n2"), "{absent}");
+}
+
+#[test]
+fn nodes_see_neither_each_others_files_nor_change_the_hosts() {
+    let (cluster, _, _guard) = up("t-files", 2);
+    let (one, two) = (cluster.node("n1").expect("n1"), cluster.node("n2").expect("n2"));
+    let write = "for d in /etc /opt /run /tmp /var/lib /var/lib/kubelet /var/lib/bowline /var/log \
+                 /dev/shm /sys/fs/bpf; do mkdir $d/bowline-mark || exit 1; done; \
+                 echo 10 > /proc/sys/kernel/panic; hostname changed";
+    let before = std::fs::read_to_string("/proc/sys/kernel/panic").expect("a sysctl");
+    let wrote = one.exec(&["sh", "-c", write]).expect("it runs");
+    assert!(wrote.status.success(), "{}", String::from_utf8_lossy(&wrote.stderr));
+    assert_eq!(std::fs::read_to_string("/proc/sys/kernel/panic").expect("a sysctl"), before);
+    let look = "ls -d /etc/bowline-mark /opt/bowline-mark /run/bowline-mark /tmp/bowline-mark \
+                /var/lib/bowline-mark /var/lib/*/bowline-mark /var/log/bowline-mark \
+                /dev/shm/bowline-mark /sys/fs/bpf/bowline-mark 2>/dev/null";
+    assert_eq!(output(&two, &["sh", "-c", look]), "");
+    let host = Command::new("sh").args(["-c", look]).output().expect("it runs");
+    assert_eq!(String::from_utf8_lossy(&host.stdout), "");
+    let shared = cluster.plan().shared_dir().join("note");
+    std::fs::write(&shared, "for all").expect("the host writes");
+    for node in [&one, &two] {
+        assert_eq!(output(node, &["cat", "/run/bowline/shared/note"]), "for all");
+    }
+    assert!(output(&two, &["cat", "/etc/hosts"]).contains(" n1"), "nodes know each other by name");
+}
+
+#[test]
+fn a_crashed_node_boots_again_with_its_disk_and_up_leaves_what_runs() {
+    let (cluster, _, _guard) = up("t-crash", 2);
+    let (one, two) = (cluster.node("n1").expect("n1"), cluster.node("n2").expect("n2"));
+    output(&one, &["sh", "-c", "echo kept > /var/lib/bowline/kept; echo gone > /run/gone"]);
+    let survivor = two.init_pid();
+    one.crash().expect("crash");
+    assert_eq!(one.init_pid(), None);
+    assert!(one.exec(&["true"]).expect_err("it is down").to_string().contains("n1 is down"));
+    assert_eq!(cluster.status().expect("status").nodes[0].state, NodeState::Down);
+    one.boot().expect("boot");
+    assert_eq!(output(&one, &["cat", "/var/lib/bowline/kept"]), "kept");
+    assert_eq!(output(&one, &["sh", "-c", "cat /run/gone 2>/dev/null"]), "");
+    let address = (one.plan().address, PORT);
+    eventually("the node's unit answers", || TcpStream::connect(address).ok());
+    one.shut_down().expect("shut down");
+    let again = Cluster::up(&options("t-crash", 2), &Greeters, &Silent).expect("up again");
+    assert_eq!(again.booted, ["n1"], "only what was down is booted");
+    assert_eq!(two.init_pid(), survivor, "the running node was touched");
+    let third = Cluster::up(&options("t-crash", 2), &Greeters, &Silent).expect("up again");
+    assert!(third.booted.is_empty());
+    let more = Cluster::up(&options("t-crash", 3), &Greeters, &Silent).expect("one more");
+    assert_eq!(more.booted, ["n3"]);
+    let fewer = Cluster::up(&options("t-crash", 1), &Greeters, &Silent).expect_err("fewer");
+    assert!(fewer.to_string().contains("bowline local down"), "{fewer}");
+}
+
+#[test]
+fn a_unit_that_dies_is_started_again_and_its_log_goes_on() {
+    let (cluster, _, _guard) = up("t-unit", 1);
+    let node = cluster.node("n1").expect("n1");
+    let pid = eventually("the unit runs", || node.unit_pid("greeter").expect("a unit"));
+    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill");
+    assert!(killed.success());
+    let next = eventually("the unit runs again", || {
+        node.unit_pid("greeter").expect("a unit").filter(|&next| next != pid)
+    });
+    let status = cluster.status().expect("status");
+    let unit = &status.nodes[0].units[0];
+    assert_eq!((unit.pid, unit.restarts), (Some(next), 1));
+    assert!(status.nodes[0].processes >= 2 && status.nodes[0].resident_bytes > 0);
+    let mut log = Vec::new();
+    node.copy_log("init", &mut log, None).expect("a log");
+    let log = String::from_utf8_lossy(&log).into_owned();
+    assert!(log.contains("greeter ended: killed by SIGKILL"), "{log}");
+    let error = node.unit_pid("nothing").expect_err("no such unit").to_string();
+    assert!(error.contains("choose one of greeter"), "{error}");
+}
+
+#[test]
+fn a_command_can_be_fed_and_read_while_it_runs() {
+    let (cluster, _, _guard) = up("t-pipe", 1);
+    let mut cat = Command::new("cat");
+    cat.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = cluster.node("n1").expect("n1").spawn(cat).expect("cat");
+    child.stdin.take().expect("a pipe").write_all(b"through").expect("written");
+    let output = child.wait_with_output().expect("ended");
+    assert_eq!(output.stdout, b"through");
+}
+
+#[test]
+fn down_leaves_nothing_and_may_be_repeated() {
+    let before = Machine::look("t-down");
+    let (cluster, _, guard) = up("t-down", 3);
+    let during = Machine::look("t-down");
+    assert_ne!(before, during, "the look at the machine sees nothing");
+    drop(cluster);
+    drop(guard);
+    Machine::look("t-down").assert_same(&before);
+    Cluster::down("t-down", None, &Silent).expect("nothing to do is no error");
+    assert!(Cluster::open("t-down", None).expect("readable").is_none());
+}
