@@ -9,6 +9,9 @@
 pub mod loader;
 pub mod maps;
 pub mod model;
+pub mod reconciler;
+pub mod reflector;
+pub mod routes;
 pub mod select;
 pub mod table;
 pub mod writer;
