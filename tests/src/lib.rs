@@ -1,1 +1,8 @@
-//! Stub to seed the build.
+//! What the end-to-end tests are made of.
+//!
+//! - [`kit`]: the program inside the test pods (servers, load generators), also run from the host as
+//!   the client outside the cluster;
+//! - [`harness`]: a real cluster, kubectl, and waiting for conditions.
+
+pub mod harness;
+pub mod kit;

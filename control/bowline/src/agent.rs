@@ -1,0 +1,284 @@
+//! `bowline agent`: a node. It brings containerd up, joins the cluster, and runs the kubelet.
+//!
+//! Who restarts what: systemd (or a local node's init) restarts the agent; the agent restarts
+//! containerd, which lives in a session of its own and outlives the agent; containerd's shims
+//! outlive containerd, and so do the pods.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bowline_api::client;
+use bowline_local::containerd::{self, Containerd};
+use bowline_local::image;
+use k8s_openapi::api::core::v1::Taint;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::addresses;
+use crate::join::{self, Identity};
+use crate::token::JoinToken;
+
+const RETRY: Duration = Duration::from_millis(200);
+const LONGEST_RETRY: Duration = Duration::from_secs(5);
+
+/// Settings of a node.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AgentArgs {
+    /// URL of the apiserver
+    #[arg(long, value_name = "URL")]
+    pub server: String,
+    /// Join token, as `bowline token` prints it on the server
+    #[arg(long, env = "BOWLINE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    pub token: Option<String>,
+    /// File that holds the join token; waited for if it is not there yet
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node [default: the one with the default route]
+    #[arg(long, value_name = "IP", value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+    /// Labels of the node
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub node_label: Vec<(String, String)>,
+    /// Taints that the node registers with
+    #[arg(long, value_name = "KEY=VALUE:EFFECT", value_parser = taint)]
+    pub node_taint: Vec<Taint>,
+    /// Where identity, images and containerd's data are kept
+    #[arg(long, default_value = "/var/lib/bowline/agent", value_name = "DIR")]
+    pub data_dir: PathBuf,
+    /// Use this CRI runtime instead of starting our own containerd
+    #[arg(long, value_name = "SOCKET")]
+    pub cri_socket: Option<PathBuf>,
+    /// Image archives to bring in [default: made from the binaries beside this one]
+    #[arg(long, value_name = "DIR")]
+    pub images: Option<PathBuf>,
+    /// Manifests of static pods
+    #[arg(long, default_value = "/etc/kubernetes/manifests", value_name = "DIR")]
+    pub static_pods: PathBuf,
+    /// Address of the cluster's DNS
+    #[arg(long, default_value = "10.96.0.10", value_name = "IP", value_delimiter = ',')]
+    pub cluster_dns: Vec<IpAddr>,
+    /// DNS domain of the cluster
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// Most pods that this node takes
+    #[arg(long, default_value_t = bowline_kubelet::config::DEFAULT_MAX_PODS)]
+    pub max_pods: u32,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    text.split_once('=')
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| format!("{text:?} is no label; write KEY=VALUE"))
+}
+
+fn taint(text: &str) -> Result<Taint, String> {
+    let wrong = || format!("{text:?} is no taint; write KEY=VALUE:EFFECT or KEY:EFFECT");
+    let (key, effect) = text.rsplit_once(':').ok_or_else(wrong)?;
+    if !["NoSchedule", "PreferNoSchedule", "NoExecute"].contains(&effect) || key.is_empty() {
+        return Err(wrong());
+    }
+    let (key, value) = match key.split_once('=') {
+        Some((key, value)) => (key, Some(value.to_owned())),
+        None => (key, None),
+    };
+    Ok(Taint { key: key.to_owned(), value, effect: effect.to_owned(), time_added: None })
+}
+
+/// Runs the node until `shutdown`; its pods and containerd go on after that.
+pub async fn run(args: AgentArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
+    client::install_crypto();
+    let node_name = node_name(&args)?;
+    let node_ips = if args.node_ip.is_empty() {
+        addresses::outward().into_iter().collect()
+    } else {
+        args.node_ip.clone()
+    };
+    if node_ips.is_empty() {
+        bail!(
+            "this machine has no default route, so no address for the node; name one by --node-ip"
+        );
+    }
+    let (runtime, identity) = tokio::select! {
+        both = async { tokio::try_join!(runtime(&args), joined(&args, &node_name)) } => both?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let socket = args.cri_socket.clone().unwrap_or_else(|| containerd::Config::default().socket);
+    let client = client::connect(Some(&identity.kubeconfig)).await?;
+    let config = kubelet_config(&args, &node_name, node_ips, &identity, socket, client);
+    let kubelet = bowline_kubelet::run(config, shutdown.clone());
+    match runtime {
+        Some(containerd) => {
+            let supervision = containerd.supervise(shutdown.clone());
+            tokio::pin!(kubelet, supervision);
+            tokio::select! {
+                ended = &mut kubelet => ended?,
+                () = &mut supervision => kubelet.await?,
+            }
+        }
+        None => kubelet.await?,
+    }
+    if !shutdown.is_cancelled() {
+        bail!("the kubelet ended by itself");
+    }
+    Ok(())
+}
+
+fn node_name(args: &AgentArgs) -> anyhow::Result<String> {
+    let name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().to_ascii_lowercase(),
+    };
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
+        bail!(
+            "{name:?} can't be a node's name: only lower-case letters, digits, '-' and '.'; give \
+             one by --node-name"
+        );
+    }
+    Ok(name)
+}
+
+/// Our own containerd with the add-ons' images in it; none when the user brings a runtime.
+async fn runtime(args: &AgentArgs) -> anyhow::Result<Option<Containerd>> {
+    if args.cri_socket.is_some() {
+        return Ok(None);
+    }
+    let config = containerd::Config {
+        root: args.data_dir.join("containerd"),
+        log: args.data_dir.join("containerd.log"),
+        ..containerd::Config::default()
+    };
+    let (containerd, archives) =
+        tokio::join!(Containerd::ensure(config), archives(args.images.clone(), &args.data_dir));
+    let containerd = containerd?;
+    containerd.import(&archives).await?;
+    info!(socket = %containerd.socket().display(), "containerd answers");
+    Ok(Some(containerd))
+}
+
+async fn archives(given: Option<PathBuf>, data_dir: &Path) -> Vec<PathBuf> {
+    let cache = data_dir.join("images");
+    let made = tokio::task::spawn_blocking(move || match given {
+        Some(folder) => archives_in(&folder),
+        None => {
+            let executable = std::env::current_exe()?;
+            image::addons(executable.parent().unwrap_or(Path::new("/")), &cache)
+        }
+    });
+    match made.await {
+        Ok(Ok(archives)) => archives,
+        Ok(Err(error)) => {
+            warn!("the add-ons' images can't be made here, so they are pulled: {error}");
+            Vec::new()
+        }
+        Err(error) => {
+            warn!("packing images panicked: {error}");
+            Vec::new()
+        }
+    }
+}
+
+fn archives_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut archives: Vec<PathBuf> = fs::read_dir(folder)?
+        .filter_map(Result::ok)
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "tar"))
+        .collect();
+    archives.sort();
+    Ok(archives)
+}
+
+/// Joins, as often as it takes: a server that starts after its agents is no error. A token or a
+/// server that is wrong is one at once.
+async fn joined(args: &AgentArgs, node_name: &str) -> anyhow::Result<Identity> {
+    let folder = args.data_dir.join("pki");
+    let mut pause = RETRY;
+    let mut told = String::new();
+    loop {
+        let failure: anyhow::Error = match read_token(args)? {
+            Some(token) => match join::join(&args.server, &token, node_name, &folder).await {
+                Ok(identity) => return Ok(identity),
+                Err(
+                    error @ (join::JoinError::ForeignServer { .. }
+                    | join::JoinError::ServerUrl(_)
+                    | join::JoinError::Denied(_)
+                    | join::JoinError::Write { .. }),
+                ) => return Err(error.into()),
+                Err(error) => error.into(),
+            },
+            None => anyhow::anyhow!("the file with the join token is not there yet"),
+        };
+        let text = format!("{failure:#}");
+        if text != told {
+            warn!("can't join yet, trying on: {text}");
+            told = text;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(if told.contains("token is not there") {
+            RETRY
+        } else {
+            LONGEST_RETRY
+        });
+    }
+}
+
+fn read_token(args: &AgentArgs) -> anyhow::Result<Option<JoinToken>> {
+    match (&args.token, &args.token_file) {
+        (Some(text), _) => Ok(Some(text.parse()?)),
+        (None, Some(path)) => match fs::read_to_string(path) {
+            Ok(text) => Ok(Some(text.parse().with_context(|| path.display().to_string())?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
+        },
+        (None, None) => bail!(
+            "no join token: give --token or --token-file (run `bowline token` on the server to \
+             see it)"
+        ),
+    }
+}
+
+fn kubelet_config(
+    args: &AgentArgs,
+    node_name: &str,
+    node_ips: Vec<IpAddr>,
+    identity: &Identity,
+    socket: PathBuf,
+    client: kube::Client,
+) -> bowline_kubelet::Config {
+    let mut config = bowline_kubelet::Config::new(node_name, client);
+    config.node_ips = node_ips;
+    config.cri_socket = socket;
+    config.static_pod_dir = Some(args.static_pods.clone());
+    config.cluster_dns = args.cluster_dns.clone();
+    config.cluster_domain = args.cluster_domain.clone();
+    config.auth = bowline_kubelet::Auth {
+        client_ca: Some(identity.ca_pem.clone().into_bytes()),
+        webhook: true,
+    };
+    config.node_labels = args.node_label.iter().cloned().collect::<BTreeMap<_, _>>();
+    config.node_taints = args.node_taint.clone();
+    config.max_pods = args.max_pods;
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taint_is_read_as_kubectl_writes_it() {
+        let read = taint("a/b=c:NoSchedule").unwrap();
+        assert_eq!((read.key.as_str(), read.value.as_deref()), ("a/b", Some("c")));
+        assert_eq!(taint("a:NoExecute").unwrap().value, None);
+        assert!(taint("a=b:Sometimes").is_err());
+        assert!(taint("a=b").is_err());
+    }
+}

@@ -1,0 +1,17 @@
+//! `bowline server`, `bowline agent` and `bowline local`: the parts of a Kubernetes put together.
+//!
+//! The parts themselves know nothing of one another; what they are given (certificates, addresses,
+//! kubeconfigs, sockets) is made here.
+
+pub mod addresses;
+pub mod agent;
+pub mod console;
+pub mod durable;
+pub mod join;
+pub mod kubeconfig;
+pub mod local;
+pub mod manifests;
+pub mod pki;
+pub mod server;
+pub mod status;
+pub mod token;
