@@ -1,0 +1,160 @@
+use serde_json::json;
+
+use super::*;
+use crate::Gvk;
+
+fn pod() -> Gvk {
+    Gvk::new("", "v1", "Pod")
+}
+
+fn patched(object: Value, patch: Value) -> Value {
+    strategic(&pod(), &object, &patch).expect("a good patch")
+}
+
+#[test]
+fn lists_with_a_merge_key_merge_item_by_item() {
+    let object = json!({"spec": {"containers": [
+        {"name": "a", "image": "a:1", "env": [{"name": "X", "value": "1"}]},
+        {"name": "b", "image": "b:1"}]}});
+    let result = patched(
+        object,
+        json!({"spec": {"containers": [
+            {"name": "a", "image": "a:2", "env": [{"name": "Y", "value": "2"}]},
+            {"name": "b", "$patch": "delete"},
+            {"name": "c", "image": "c:1"}]}}),
+    );
+    assert_eq!(
+        result,
+        json!({"spec": {"containers": [
+            {"name": "a", "image": "a:2",
+                "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]},
+            {"name": "c", "image": "c:1"}]}})
+    );
+}
+
+#[test]
+fn what_kubectl_apply_sends_when_an_item_is_removed_removes_it() {
+    let object =
+        json!({"spec": {"containers": [{"name": "a"}, {"name": "side"}, {"name": "injected"}]}});
+    let result = patched(
+        object,
+        json!({"spec": {"$setElementOrder/containers": [{"name": "new"}, {"name": "a"}],
+            "containers": [{"name": "new"}, {"$patch": "delete", "name": "side"}]}}),
+    );
+    let names: Vec<_> = result["spec"]["containers"].as_array().unwrap().iter().collect();
+    assert_eq!(
+        names,
+        [&json!({"name": "new"}), &json!({"name": "a"}), &json!({"name": "injected"})]
+    );
+}
+
+#[test]
+fn an_order_without_items_only_reorders() {
+    let object = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
+    let result = patched(
+        object,
+        json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}]}}),
+    );
+    assert_eq!(result["spec"]["containers"], json!([{"name": "b"}, {"name": "a"}]));
+}
+
+#[test]
+fn retain_keys_clears_the_old_source_of_a_volume() {
+    let object = json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}});
+    let result = patched(
+        object,
+        json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"],
+            "hostPath": {"path": "/x"}}]}}),
+    );
+    assert_eq!(result["spec"]["volumes"], json!([{"name": "v", "hostPath": {"path": "/x"}}]));
+    let deployment = Gvk::new("apps", "v1", "Deployment");
+    let object =
+        json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
+    let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
+    let result = strategic(&deployment, &object, &patch).unwrap();
+    assert_eq!(result["spec"]["strategy"], json!({"type": "Recreate"}));
+}
+
+#[test]
+fn sets_of_plain_values_merge_and_delete() {
+    let object = json!({"metadata": {"finalizers": ["a", "b", "c"]}});
+    let result = patched(
+        object.clone(),
+        json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"], "finalizers": ["d", "a"]}}),
+    );
+    assert_eq!(result["metadata"]["finalizers"], json!(["a", "c", "d"]));
+    let result = patched(
+        object,
+        json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"],
+            "$setElementOrder/finalizers": ["c", "b"]}}),
+    );
+    assert_eq!(result["metadata"]["finalizers"], json!(["c", "b"]));
+}
+
+#[test]
+fn directives_replace_and_delete_objects_and_nulls_delete_fields() {
+    let object = json!({"metadata": {"labels": {"a": "1", "b": "2"}, "annotations": {"x": "y"}},
+        "spec": {"nodeName": "n", "securityContext": {"runAsUser": 1}}});
+    let result = patched(
+        object,
+        json!({"metadata": {"labels": {"$patch": "replace", "c": "3"}, "annotations": {"x": null}},
+            "spec": {"nodeName": null, "securityContext": {"$patch": "delete"}}}),
+    );
+    assert_eq!(
+        result,
+        json!({"metadata": {"labels": {"c": "3"}, "annotations": {}},
+            "spec": {"securityContext": {}}})
+    );
+}
+
+#[test]
+fn lists_without_a_merge_key_are_replaced() {
+    let object = json!({"spec": {"tolerations": [{"key": "a"}], "containers": [{"name": "c", "args": ["x"]}]}});
+    let result = patched(
+        object,
+        json!({"spec": {"tolerations": [{"key": "b"}], "containers": [{"name": "c", "args": ["y"]}]}}),
+    );
+    assert_eq!(result["spec"]["tolerations"], json!([{"key": "b"}]));
+    assert_eq!(result["spec"]["containers"][0]["args"], json!(["y"]));
+}
+
+#[test]
+fn directives_never_reach_the_object() {
+    let result = patched(
+        json!({}),
+        json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "a", "env": [
+            {"name": "gone", "$patch": "delete"}, {"name": "E", "$patch": "merge", "value": null}]}]}}),
+    );
+    assert!(!result.to_string().contains('$'), "{result}");
+    assert_eq!(result["spec"]["containers"], json!([{"name": "a", "env": [{"name": "E"}]}]));
+}
+
+#[test]
+fn malformed_patches_are_refused() {
+    for patch in [
+        json!([]),
+        json!({"spec": {"containers": [{"image": "x"}]}}),
+        json!({"spec": {"containers": ["x"]}}),
+        json!({"spec": {"$patch": "explode"}}),
+        json!({"spec": {"$retainKeys": ["a"], "nodeName": "n"}}),
+        json!({"metadata": {"$setElementOrder/finalizers": "x", "finalizers": []}}),
+    ] {
+        let result = strategic(&pod(), &json!({"spec": {}}), &patch);
+        assert!(matches!(result, Err(PatchError::Malformed(_))), "{patch} gave {result:?}");
+    }
+    let widget = Gvk::new("example.com", "v1", "Widget");
+    assert_eq!(strategic(&widget, &json!({}), &json!({})), Err(PatchError::NoSchema));
+}
+
+#[test]
+fn json_patches_fail_whole() {
+    let object = json!({"a": 1});
+    let failing =
+        json!([{"op": "add", "path": "/b", "value": 2}, {"op": "test", "path": "/a", "value": 2}]);
+    assert!(matches!(json(&object, &failing), Err(PatchError::NotApplicable(_))));
+    assert!(matches!(json(&object, &json!({"op": "add"})), Err(PatchError::Malformed(_))));
+    let good = json!([{"op": "replace", "path": "/a", "value": 3}]);
+    assert_eq!(json(&object, &good), Ok(json!({"a": 3})));
+    assert_eq!(merge(&object, &json!({"a": null, "b": {"c": 1}})), Ok(json!({"b": {"c": 1}})));
+    assert!(matches!(merge(&object, &json!([])), Err(PatchError::Malformed(_))));
+}
