@@ -164,10 +164,13 @@ pub struct Settings {
     pub node_v4: Address,
     /// The same for IPv6.
     pub node_v6: Address,
+    /// The cookie of the node's own network namespace (`SO_NETNS_COOKIE`): node ports on loopback
+    /// addresses are served there and not inside pods. 0: nowhere.
+    pub netns_cookie: u64,
     /// First port of source translation, host byte order; 0: the default range.
     pub snat_first: u16,
     /// Last port of source translation, host byte order.
     pub snat_last: u16,
     /// Zero.
-    pub pad: [u32; 3],
+    pub pad: u32,
 }
