@@ -177,7 +177,7 @@ impl Node {
     /// # Errors
     /// When the node is down or the program can't be started; not when it fails.
     pub fn exec<S: AsRef<std::ffi::OsStr>>(&self, command: &[S]) -> Result<Output, NodeError> {
-        let program = command.first().map_or_else(Default::default, |name| name.as_ref());
+        let program = command.first().map_or_else(Default::default, AsRef::as_ref);
         let mut full = Command::new(program);
         full.args(command.iter().skip(1));
         full.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

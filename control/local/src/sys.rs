@@ -11,6 +11,7 @@ use std::process::Command;
 
 use nix::sched::{CloneFlags, setns};
 use nix::unistd::{ForkResult, Pid, fork};
+use tokio::io::unix::AsyncFd;
 
 fn path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
@@ -57,6 +58,13 @@ pub(crate) fn move_mount(tree: BorrowedFd<'_>, target: &Path) -> io::Result<()> 
 pub(crate) fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: no pointers; the kernel checks the pid.
     fd_or_errno(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })
+}
+
+/// A pidfd that the present tokio runtime watches.
+pub(crate) fn watch_process(pid: i32) -> io::Result<AsyncFd<OwnedFd>> {
+    let pidfd = pidfd_open(pid)?;
+    // SAFETY: an OwnedFd is one open descriptor, the same one until it is dropped.
+    unsafe { AsyncFd::register(pidfd) }.map_err(io::Error::from)
 }
 
 /// Kills the process behind a pidfd, and never another.

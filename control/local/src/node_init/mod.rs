@@ -142,9 +142,8 @@ fn await_report(mut report: impl Read) -> Result<(), InitError> {
 
 /// The life of PID 1. Errors before the report go through the pipe, later ones to the log.
 fn run_init(spec: &Spec, layout: &Layout, lan: Links, mut reporter: impl Write) {
-    let made = make_node(spec, layout, lan).and_then(|()| {
-        supervise::Supervisor::new(spec, &layout.v2().to_owned()).map_err(InitError::Supervise)
-    });
+    let made = make_node(spec, layout, lan)
+        .and_then(|()| supervise::Supervisor::new(spec, layout.v2()).map_err(InitError::Supervise));
     let supervisor = match made {
         Ok(supervisor) => supervisor,
         Err(error) => {
