@@ -5,11 +5,11 @@ use std::time::Duration;
 use ipnetwork::IpNetwork;
 
 /// How long a node may be silent (lease and status alike) before it counts as lost.
-pub const DEFAULT_NODE_MONITOR_GRACE: Duration = Duration::from_secs(40);
+pub(crate) const DEFAULT_NODE_MONITOR_GRACE: Duration = Duration::from_secs(40);
 /// Life of the certificates that the signer hands out.
-pub const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const DEFAULT_CERTIFICATE_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Ended pods kept for reading, cluster-wide, before the oldest are collected.
-pub const DEFAULT_TERMINATED_PODS: usize = 500;
+pub(crate) const DEFAULT_TERMINATED_PODS: usize = 500;
 
 /// A certificate authority as PEM: the signer signs with it, the root CA publisher hands it out.
 #[derive(Clone)]

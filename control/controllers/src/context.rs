@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::node::health::Heartbeats;
 use crate::queue::IsRoutine;
 
 /// Namespace of the nodes' leases.
@@ -81,6 +82,7 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) caches: Caches,
     pub(crate) recorder: Recorder,
+    pub(crate) heartbeats: Heartbeats,
 }
 
 impl Context {
@@ -91,7 +93,13 @@ impl Context {
             pod.spec.iter().filter_map(|spec| spec.node_name.clone()).collect()
         });
         caches.slices.index("service", |slice| service_of(slice).into_iter().collect());
-        Arc::new(Self { client: config.client.clone(), config, caches, recorder })
+        Arc::new(Self {
+            client: config.client.clone(),
+            config,
+            caches,
+            recorder,
+            heartbeats: Heartbeats::default(),
+        })
     }
 
     pub(crate) fn now(&self) -> jiff::Timestamp {

@@ -6,12 +6,19 @@
 
 mod config;
 mod context;
+mod daemon_set;
 mod deployment;
+mod endpoint_slice;
 mod hash;
+mod namespace;
+mod node;
 mod owners;
 mod pods;
 mod queue;
 mod replica_set;
+mod revisions;
+mod root_ca;
+mod service_account;
 
 use std::sync::Arc;
 
@@ -40,8 +47,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     // Handlers first: what the first list brings must reach the queues.
     let mut controllers =
         Controllers { context: &context, waiting: Vec::new(), shutdown: &shutdown };
-    controllers.add("deployment", deployment::watch(&context), deployment::reconcile);
-    controllers.add("replicaset", replica_set::watch(&context), replica_set::reconcile);
+    controllers.add_all();
     let waiting = controllers.waiting;
     context.watch(&mut tasks, &shutdown);
     tokio::select! {
@@ -66,6 +72,20 @@ struct Controllers<'a> {
 }
 
 impl Controllers<'_> {
+    fn add_all(&mut self) {
+        let context = self.context;
+        self.add("deployment", deployment::watch(context), deployment::reconcile);
+        self.add("replica-set", replica_set::watch(context), replica_set::reconcile);
+        self.add("daemon-set", daemon_set::watch(context), daemon_set::reconcile);
+        self.add("endpoint-slice", endpoint_slice::watch(context), endpoint_slice::reconcile);
+        self.add("namespace", namespace::watch(context), namespace::reconcile);
+        self.add("service-account", service_account::watch(context), service_account::reconcile);
+        self.add("root-ca", root_ca::watch(context), root_ca::reconcile);
+        self.add("node-cidr", node::cidr::watch(context), node::cidr::reconcile);
+        self.add("node-health", node::health::watch(context), node::health::reconcile);
+        self.add("node-eviction", node::eviction::watch(context), node::eviction::reconcile);
+    }
+
     fn add<T, F>(
         &mut self,
         name: &'static str,

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bowline_api::events::Severity;
 use bowline_api::informer::Key;
 use futures::future::join_all;
-use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 

@@ -121,7 +121,6 @@ pub(crate) fn proportional(sizes: &[i32], allowed: i32) -> Vec<i32> {
     let mut next: Vec<i32> = Vec::with_capacity(sizes.len());
     for size in sizes {
         let exact = f64::from(*size) * f64::from(change) / f64::from(total);
-        #[expect(clippy::cast_possible_truncation, reason = "smaller than the i32 it came from")]
         let mut part = exact.round() as i32;
         part = if change > 0 { part.min(left) } else { part.max(left) };
         part = part.max(-size);

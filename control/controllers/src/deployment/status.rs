@@ -1,9 +1,9 @@
 //! What a deployment says about its roll-out. Pure.
 
+use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet, ReplicaSetStatus,
 };
-use jiff::Timestamp;
 use kube::ResourceExt;
 
 use super::rolling::Limits;
