@@ -1,23 +1,27 @@
 //! The kubelet: runs the pods that the API server binds to this node, through a CRI runtime.
+//!
+//! ```text
+//!  API server --pods--> source::api --+                     +--> pod::worker (one for each pod)
+//!  manifests ---------> source::files +--> pod::manager ----+      |  actions::compute (pure)
+//!  containerd --exits-> cri::events --+                            |  jobs: setup, sandbox, start, kill
+//!                                                                  +--> pod::writer --> API server
+//! ```
+//!
+//! The API server and the runtime may both go away and come back at any time; so may this process.
 
+pub mod cgroup;
 pub mod config;
+pub mod context;
 pub mod cri;
+pub mod image;
+pub mod logs;
+pub mod make;
+pub mod pod;
+pub mod probe;
+pub mod runtime;
+pub mod source;
+pub mod start;
+pub mod volume;
 
 pub use config::{Auth, Config, Serving};
-
-use tokio_util::sync::CancellationToken;
-
-/// Why a kubelet could not start or go on.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error("create {path}")]
-    CreateDir { path: std::path::PathBuf, source: std::io::Error },
-}
-
-/// Runs a kubelet until `shutdown`. Pods go on running afterwards: a later `run` adopts them.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    std::fs::create_dir_all(&config.root_dir)
-        .map_err(|source| Error::CreateDir { path: config.root_dir.clone(), source })?;
-    shutdown.cancelled().await;
-    Ok(())
-}
+pub use start::{Error, run};

@@ -15,7 +15,7 @@ pub struct PodSandboxConfig {
     #[prost(string, tag = "3")]
     pub log_directory: String,
     #[prost(message, optional, tag = "4")]
-    pub dns_config: Option<DNSConfig>,
+    pub dns_config: Option<DnsConfig>,
     #[prost(message, repeated, tag = "5")]
     pub port_mappings: Vec<PortMapping>,
     #[prost(map = "string, string", tag = "6")]
@@ -71,7 +71,7 @@ pub struct PodSandboxMetadata {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct DNSConfig {
+pub struct DnsConfig {
     #[prost(string, repeated, tag = "1")]
     pub servers: Vec<String>,
     #[prost(string, repeated, tag = "2")]

@@ -196,7 +196,7 @@ pub struct PodSandboxNetworkStatus {
     #[prost(string, tag = "1")]
     pub ip: String,
     #[prost(message, repeated, tag = "2")]
-    pub additional_ips: Vec<PodIP>,
+    pub additional_ips: Vec<PodIp>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -258,7 +258,7 @@ pub struct RuntimeCondition {
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
-pub struct PodIP {
+pub struct PodIp {
     #[prost(string, tag = "1")]
     pub ip: String,
 }

@@ -1,0 +1,627 @@
+//! The task that owns one pod.
+//!
+//! ```text
+//!  spawned --> running --(deleted, or gone from its source)--> ending --> torn down --> forgotten
+//!                 |                                              ^            (API object deleted)
+//!                 +--(all containers ended) --> finished --------+
+//!                     deadline, eviction ----------^   volumes and cgroup are gone, logs stay
+//! ```
+//!
+//! Each round: take what is new (desired pod, runtime events, finished jobs), read the runtime if
+//! anything may have changed there, ask [`actions::compute`], publish the status, start jobs, and
+//! wait for the next news or the time that the plan named. Long acts are jobs beside the task, so a
+//! deletion is heard at once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::actions::{self, Action, Plan};
+use super::jobs::{Done, Job, Start, StartError, termination_file};
+use super::memory::{
+    Cause, End, Failure, Memory, PULL_FIRST, PULL_LONGEST, Progress, RETRY_FIRST, RETRY_LONGEST,
+};
+use super::status::{self, Facts};
+use super::view::{self, Role};
+use super::writer::{self, Wanted};
+use crate::context::Context;
+use crate::logs::last_words;
+use crate::probe::Probes;
+use crate::runtime::{Container, PodRuntime, State};
+use crate::volume::{self, Ready};
+
+/// An exit that was heard but that the runtime does not tell yet is asked for again so soon.
+const EXIT_RECHECK: Duration = Duration::from_millis(5);
+/// A failed look at the runtime is repeated after this.
+const REREAD: Duration = Duration::from_millis(200);
+/// Volumes are brought up to date this often even when nobody told of a change.
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// What the pod's source wants.
+#[derive(Clone, Debug)]
+pub struct Desired {
+    pub pod: Arc<Pod>,
+    /// The object no longer exists.
+    pub gone: bool,
+}
+
+/// News for a worker that need no answer; many become one.
+#[derive(Debug, Default)]
+pub struct News {
+    state: Mutex<Pending>,
+    notify: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Pending {
+    reread: bool,
+    refresh: bool,
+    exited: HashSet<String>,
+    evict: Option<String>,
+}
+
+impl News {
+    /// Something may have changed in the runtime.
+    pub fn reread(&self) {
+        self.state.lock().reread = true;
+        self.notify.notify_one();
+    }
+
+    /// A container or sandbox of the pod has ended.
+    pub fn exited(&self, id: &str) {
+        self.state.lock().exited.insert(id.to_owned());
+        self.notify.notify_one();
+    }
+
+    /// An object that the pod uses has changed.
+    pub fn refresh(&self) {
+        self.state.lock().refresh = true;
+        self.notify.notify_one();
+    }
+
+    /// The node can't bear the pod any more.
+    pub fn evict(&self, message: String) {
+        self.state.lock().evict = Some(message);
+        self.notify.notify_one();
+    }
+
+    /// Look again; nothing particular happened.
+    pub fn poke(&self) {
+        self.notify.notify_one();
+    }
+}
+
+/// What others may know of a pod at any time.
+#[derive(Clone, Debug, Default)]
+pub struct Shown {
+    pub runtime: PodRuntime,
+    pub status: PodStatus,
+}
+
+/// One pod's task.
+pub struct Worker {
+    ctx: Arc<Context>,
+    desired: watch::Receiver<Desired>,
+    news: Arc<News>,
+    shown: watch::Sender<Shown>,
+    /// Ids are announced here, so that their events find this worker.
+    announce: Arc<dyn Fn(&PodRuntime) + Send + Sync>,
+    pod: Arc<Pod>,
+    gone: bool,
+    runtime: PodRuntime,
+    memory: Memory,
+    volumes: Ready,
+    probes: Probes,
+    jobs: JoinSet<Done>,
+    kills: BTreeMap<String, AbortHandle>,
+    stop_starts: CancellationToken,
+    status: PodStatus,
+    believed: BTreeMap<String, (String, bool, bool)>,
+    wanted: watch::Sender<Wanted>,
+    dirty: bool,
+    exits: HashSet<String>,
+    refresh_at: Timestamp,
+    finished: bool,
+}
+
+impl Worker {
+    pub fn new(
+        ctx: Arc<Context>,
+        desired: watch::Receiver<Desired>,
+        news: Arc<News>,
+        shown: watch::Sender<Shown>,
+        announce: Arc<dyn Fn(&PodRuntime) + Send + Sync>,
+    ) -> Self {
+        let pod = Arc::clone(&desired.borrow().pod);
+        let status = pod.status.clone().unwrap_or_default();
+        let poke = Arc::clone(&news);
+        let probes = Probes::new(Arc::clone(&ctx), Arc::new(move || poke.poke()));
+        Self {
+            believed: status::remembered(&status),
+            ctx,
+            desired,
+            news,
+            shown,
+            announce,
+            pod,
+            gone: false,
+            runtime: PodRuntime::default(),
+            memory: Memory::default(),
+            volumes: Ready::default(),
+            probes,
+            jobs: JoinSet::new(),
+            kills: BTreeMap::new(),
+            stop_starts: CancellationToken::new(),
+            status,
+            wanted: watch::Sender::new(Wanted::default()),
+            dirty: true,
+            exits: HashSet::new(),
+            refresh_at: Timestamp::now(),
+            finished: false,
+        }
+    }
+
+    /// Runs until the pod is gone from everywhere.
+    pub async fn run(mut self) {
+        let receiver = self.wanted.subscribe();
+        let writer =
+            tokio::spawn(writer::run(Arc::clone(&self.ctx), Arc::clone(&self.pod), receiver));
+        let mut network = self.ctx.network_missing.clone();
+        loop {
+            self.take_desired();
+            self.take_news();
+            let mut again = self.look().await;
+            self.memory.network_missing = match view::host_network(&self.pod) {
+                true => None,
+                false => network.borrow_and_update().clone(),
+            };
+            let now = Timestamp::now();
+            self.deadline(now);
+            self.probe();
+            let plan = actions::compute(&self.pod, &self.runtime, &self.memory, now);
+            self.publish(&plan, now);
+            if plan.stopped && self.jobs.is_empty() && self.finish().await {
+                break;
+            }
+            for wake in [plan.wake_at, self.refresh_due()].into_iter().flatten() {
+                let left = Duration::try_from(wake.duration_since(now)).unwrap_or_default();
+                again = Some(again.map_or(left, |a| a.min(left)));
+            }
+            for action in plan.actions {
+                self.begin(action);
+            }
+            self.wait(again, &mut network).await;
+        }
+        self.ctx.objects.release(view::uid(&self.pod));
+        self.ctx.tokens.forget(view::uid(&self.pod));
+        let _ = writer.await;
+    }
+
+    fn take_desired(&mut self) {
+        let desired = self.desired.borrow_and_update().clone();
+        self.pod = desired.pod;
+        self.gone = desired.gone;
+        if self.gone {
+            self.wanted.send_modify(|w| w.gone = true);
+        }
+        let deleted = self.pod.metadata.deletion_timestamp.is_some();
+        if self.gone || deleted {
+            let grace = view::grace_period(&self.pod);
+            let shorter = self.memory.end.as_ref().is_none_or(|end| grace < end.grace);
+            let other = self.memory.end.as_ref().is_some_and(|end| end.cause != Cause::Deleted);
+            if shorter || other {
+                self.end(Cause::Deleted, grace);
+            }
+        } else if self.memory.end.is_none() {
+            let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
+            if matches!(phase, Some("Succeeded" | "Failed"))
+                && !crate::source::files::is_static(&self.pod)
+            {
+                let grace = view::grace_period(&self.pod);
+                self.end(Cause::Over, grace);
+            }
+        }
+    }
+
+    /// The pod must end. A failure that was named before stays named.
+    fn end(&mut self, cause: Cause, grace: i64) {
+        let kept = match self.memory.end.take().map(|e| e.cause) {
+            Some(failed @ Cause::Failed { .. }) => failed,
+            _ => cause,
+        };
+        self.memory.end = Some(End { cause: kept, grace });
+        self.stop_starts.cancel();
+        self.probes.end_all();
+    }
+
+    fn take_news(&mut self) {
+        let mut pending = std::mem::take(&mut *self.news.state.lock());
+        self.dirty |= pending.reread || !pending.exited.is_empty();
+        self.exits.extend(pending.exited.drain());
+        if pending.refresh {
+            self.refresh_at = Timestamp::now();
+        }
+        if let Some(message) = pending.evict
+            && self.memory.end.is_none()
+        {
+            let grace = view::grace_period(&self.pod);
+            self.end(Cause::Failed { reason: "Evicted".to_owned(), message }, grace);
+        }
+    }
+
+    /// Reads the runtime if anything may have changed there. Returns when to look again.
+    async fn look(&mut self) -> Option<Duration> {
+        if !self.dirty {
+            return None;
+        }
+        match self.ctx.runtime.pod(view::uid(&self.pod)).await {
+            Ok(runtime) => {
+                self.runtime = runtime;
+                self.dirty = false;
+            }
+            Err(error) => {
+                tracing::debug!(pod = view::folder(&self.pod), %error, "the runtime can't be read");
+                return Some(REREAD);
+            }
+        }
+        (self.announce)(&self.runtime);
+        let dir = self.ctx.pod_dir(view::uid(&self.pod));
+        for c in self.runtime.containers.iter_mut().filter(|c| c.state == State::Exited) {
+            if c.message.is_empty() {
+                let file = termination_file(&dir, &c.name, c.attempt);
+                c.message = last_words(c, &file);
+            }
+        }
+        let runtime = &self.runtime;
+        self.exits.retain(|id| {
+            let live = |c: &Container| c.id == *id && c.state == State::Running;
+            runtime.containers.iter().any(live)
+                || runtime.sandboxes.iter().any(|s| s.id == *id && s.ready)
+        });
+        if self.exits.is_empty() {
+            return None;
+        }
+        self.dirty = true;
+        Some(EXIT_RECHECK)
+    }
+
+    fn deadline(&mut self, now: Timestamp) {
+        let Some(seconds) = view::spec(&self.pod).active_deadline_seconds else { return };
+        let Some(began) = self.status.start_time.as_ref().map(|t| t.0) else { return };
+        if self.memory.end.is_some() || actions::outcome(&self.pod, &self.runtime).is_some() {
+            return;
+        }
+        let left = seconds - now.duration_since(began).as_secs();
+        if left <= 0 {
+            let message = "Pod was active on the node longer than the specified deadline";
+            let cause = Cause::Failed {
+                reason: "DeadlineExceeded".to_owned(),
+                message: message.to_owned(),
+            };
+            self.end(cause, view::grace_period(&self.pod));
+        } else {
+            let news = Arc::clone(&self.news);
+            let wait = Duration::from_secs(u64::try_from(left).unwrap_or(0));
+            if self.refresh_at <= now {
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    news.poke();
+                });
+            }
+        }
+    }
+
+    /// Begins the probes of what runs, ends those of what does not, and takes their results.
+    fn probe(&mut self) {
+        if self.memory.end.is_some() {
+            return;
+        }
+        let ip = self.ip();
+        let ephemeral = view::ephemeral_containers(&self.pod);
+        let all = view::init_containers(&self.pod)
+            .chain(view::main_containers(&self.pod).map(|c| (Role::Main, c)))
+            .chain(ephemeral.iter().map(|c| (Role::Ephemeral, c)));
+        for (_, c) in all {
+            let run = self.runtime.latest(&c.name).filter(|run| run.state == State::Running);
+            let starting = self.memory.starting.as_deref() == Some(c.name.as_str());
+            match run {
+                Some(run) if !starting => {
+                    let believed = self.believed.get(&c.name).filter(|(id, _, _)| *id == run.id);
+                    let believed = believed.map(|(_, started, ready)| (*started, *ready));
+                    self.probes.begin(&self.pod, c, run, ip, believed);
+                }
+                _ => self.probes.end(&c.name),
+            }
+            let health = self.probes.health(&c.name).unwrap_or_default();
+            self.memory.containers.entry(c.name.clone()).or_default().health = health;
+        }
+    }
+
+    fn ip(&self) -> Option<std::net::IpAddr> {
+        if view::host_network(&self.pod) {
+            return self.ctx.config.node_ips.first().copied();
+        }
+        self.runtime.ready_sandbox().and_then(|s| s.ips.first().copied())
+    }
+
+    fn publish(&mut self, plan: &Plan, now: Timestamp) {
+        let facts = Facts {
+            pod: &self.pod,
+            runtime: &self.runtime,
+            memory: &self.memory,
+            plan,
+            host_ips: &self.ctx.config.node_ips,
+            runtime_name: &self.ctx.runtime_name,
+            before: &self.status,
+            now,
+        };
+        // Before the first look nothing is known that would be worth telling.
+        if self.dirty && self.runtime.is_empty() && self.status.container_statuses.is_some() {
+            return;
+        }
+        let status = status::generate(&facts);
+        let shown = Shown { runtime: self.runtime.clone(), status: status.clone() };
+        self.shown.send_replace(shown);
+        if status != self.status || self.wanted.borrow().status.is_none() {
+            self.status = status.clone();
+            self.wanted.send_modify(|w| w.status = Some(Arc::new(status)));
+        }
+    }
+
+    fn refresh_due(&self) -> Option<Timestamp> {
+        let usable =
+            self.memory.setup == Progress::Done && self.memory.end.is_none() && !self.finished;
+        usable.then(|| self.volumes.renew_at.map_or(self.refresh_at, |r| r.min(self.refresh_at)))
+    }
+
+    fn job(&self) -> Job {
+        Job { ctx: Arc::clone(&self.ctx), pod: Arc::clone(&self.pod) }
+    }
+
+    fn begin(&mut self, action: Action) {
+        let job = self.job();
+        let runtime = Arc::clone(&self.ctx.runtime);
+        match action {
+            Action::Setup => self.set_up(),
+            Action::RunSandbox { attempt } => {
+                self.memory.sandbox.begin();
+                self.jobs.spawn(async move { Done::Sandbox(job.run_sandbox(attempt).await) });
+            }
+            Action::StopSandbox { id } => {
+                self.memory.removing.insert(id.clone());
+                self.jobs.spawn(async move {
+                    retry("stop a sandbox", runtime.stop_sandbox(&id).await).await;
+                    Done::Remove { id }
+                });
+            }
+            Action::RemoveSandbox { id } => {
+                self.memory.removing.insert(id.clone());
+                self.jobs.spawn(async move {
+                    retry("remove a sandbox", runtime.remove_sandbox(&id).await).await;
+                    Done::Remove { id }
+                });
+            }
+            Action::RemoveContainer { id } => {
+                self.memory.removing.insert(id.clone());
+                self.jobs.spawn(async move {
+                    retry("remove a container", runtime.remove_container(&id).await).await;
+                    Done::Remove { id }
+                });
+            }
+            Action::Start { name, attempt, sandbox_id } => self.start(name, attempt, sandbox_id),
+            Action::Kill { id, name, grace, why } => {
+                self.probes.end(&name);
+                self.memory.killing.insert(id.clone(), grace);
+                let ip = self.ip();
+                let target = id.clone();
+                let task = self.jobs.spawn(async move {
+                    job.kill(&target, &name, grace, &why, ip).await;
+                    Done::Kill { id: target }
+                });
+                if let Some(slower) = self.kills.insert(id, task) {
+                    slower.abort();
+                }
+            }
+        }
+    }
+
+    fn set_up(&mut self) {
+        let job = self.job();
+        self.memory.setup.begin();
+        self.jobs.spawn(async move { Done::Setup(job.setup().await) });
+    }
+
+    fn start(&mut self, name: String, attempt: u32, sandbox_id: String) {
+        let sandbox = self.runtime.ready_sandbox();
+        let start = Start {
+            name: name.clone(),
+            attempt,
+            sandbox_id,
+            sandbox_attempt: sandbox.map_or(0, |s| s.attempt),
+            ips: sandbox.map_or_else(Vec::new, |s| s.ips.clone()),
+            volumes: self.volumes.paths.clone(),
+        };
+        if let Some(last) = self.runtime.latest(&name).cloned()
+            && let (State::Exited, Some(finished)) = (last.state, last.finished_at)
+            && attempt > last.attempt
+        {
+            let memory = self.memory.container(&name);
+            let mut backoff = memory
+                .backoff
+                .unwrap_or_else(|| super::backoff::Backoff::after_restarts(last.attempt));
+            backoff.restarted(last.started_at, finished);
+            memory.backoff = Some(backoff);
+        }
+        self.memory.starting = Some(name.clone());
+        let (job, cancel) = (self.job(), self.stop_starts.clone());
+        self.jobs
+            .spawn(async move { Done::Start { name, result: job.start(start, cancel).await } });
+    }
+
+    async fn wait(
+        &mut self,
+        again: Option<Duration>,
+        network: &mut watch::Receiver<Option<String>>,
+    ) {
+        let again = again.unwrap_or(Duration::from_secs(3600));
+        tokio::select! {
+            changed = self.desired.changed() => {
+                if changed.is_err() {
+                    // The manager is gone: the kubelet stops, the pod stays.
+                    std::future::pending::<()>().await;
+                }
+            }
+            () = self.news.notify.notified() => {}
+            Ok(()) = network.changed() => {}
+            Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
+                if let Ok(done) = done {
+                    self.done(done);
+                }
+            }
+            () = tokio::time::sleep(again) => {
+                if self.refresh_due().is_some_and(|at| at <= Timestamp::now()) {
+                    self.refresh_at = far(REFRESH);
+                    self.volumes.renew_at = None;
+                    let job = self.job();
+                    self.jobs.spawn(async move { Done::Setup(job.setup().await) });
+                }
+            }
+        }
+    }
+
+    fn done(&mut self, done: Done) {
+        let now = Timestamp::now();
+        match done {
+            Done::Setup(Ok(ready)) => {
+                self.volumes = ready;
+                self.refresh_at = far(REFRESH);
+                self.memory.setup = Progress::Done;
+            }
+            // Volumes that were there stay in use when bringing them up to date fails.
+            Done::Setup(Err(_)) if self.memory.setup == Progress::Done => {
+                self.refresh_at = far(Duration::from_secs(5));
+            }
+            Done::Setup(Err(message)) => {
+                self.memory.setup.fail("FailedMount", message, now);
+            }
+            Done::Sandbox(Ok(())) => {
+                self.memory.sandbox = Progress::Needed;
+                self.dirty = true;
+            }
+            Done::Sandbox(Err(message)) => {
+                self.memory.sandbox.fail("FailedCreatePodSandBox", message, now);
+                self.dirty = true;
+            }
+            Done::Start { name, result } => {
+                self.memory.starting = None;
+                self.dirty = true;
+                let memory = self.memory.container(&name);
+                memory.failure =
+                    result.err().map(|e| start_failure(memory.failure.as_ref(), e, now));
+            }
+            Done::Kill { id } => {
+                self.kills.remove(&id);
+                self.memory.killing.remove(&id);
+                self.dirty = true;
+            }
+            Done::Remove { id } => {
+                self.memory.removing.remove(&id);
+                self.dirty = true;
+            }
+        }
+    }
+
+    /// Nothing of the pod runs any more. True when it is to be forgotten.
+    async fn finish(&mut self) -> bool {
+        let deleted = self.gone || self.pod.metadata.deletion_timestamp.is_some();
+        if self.finished && !deleted {
+            return false;
+        }
+        let uid = view::uid(&self.pod).to_owned();
+        if deleted {
+            for c in &self.runtime.containers {
+                let removed = self.ctx.runtime.remove_container(&c.id).await;
+                if removed.is_err_and(|e| !e.is_not_found()) {
+                    self.dirty = true;
+                }
+            }
+            for s in &self.runtime.sandboxes {
+                let removed = self.ctx.runtime.remove_sandbox(&s.id).await;
+                if removed.is_err_and(|e| !e.is_not_found()) {
+                    self.dirty = true;
+                }
+            }
+            if self.dirty {
+                self.news.poke();
+                tokio::time::sleep(REREAD).await;
+                return false;
+            }
+        }
+        let (dir, logs) = (self.ctx.pod_dir(&uid), self.ctx.log_dir(&self.pod));
+        let cgroups = self.ctx.cgroups.clone();
+        let cgroup = cgroups.path(&self.pod);
+        let links = self.ctx.config.container_log_dir.clone();
+        let torn = tokio::task::spawn_blocking(move || {
+            cgroups.remove(&cgroup);
+            if !deleted {
+                return volume::teardown(&dir.join("volumes"));
+            }
+            remove_links(links.as_deref(), &logs);
+            let _ = std::fs::remove_dir_all(&logs);
+            volume::teardown(&dir)
+        });
+        if let Ok(Err(error)) = torn.await {
+            let error = crate::cri::client::chain(&error);
+            tracing::warn!(uid, error, "the pod's folder could not be removed, trying again");
+            self.news.poke();
+            tokio::time::sleep(REREAD).await;
+            return false;
+        }
+        self.finished = true;
+        if deleted {
+            self.wanted.send_modify(|w| w.delete = true);
+        }
+        deleted
+    }
+}
+
+/// Removes the links of a pod's logs.
+fn remove_links(dir: Option<&std::path::Path>, logs: &std::path::Path) {
+    for entry in dir.and_then(|d| std::fs::read_dir(d).ok()).into_iter().flatten().flatten() {
+        if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(logs)) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn far(wait: Duration) -> Timestamp {
+    Timestamp::now().checked_add(wait).unwrap_or(Timestamp::MAX)
+}
+
+fn start_failure(before: Option<&Failure>, error: StartError, now: Timestamp) -> Failure {
+    let pull = error.reason.contains("Image");
+    let waits = if pull { (PULL_FIRST, PULL_LONGEST) } else { (RETRY_FIRST, RETRY_LONGEST) };
+    let mut failure = Failure::after(before, error.reason, error.message, waits, now);
+    if error.reason == "ErrImagePull" && failure.count > 1 {
+        failure.reason = "ImagePullBackOff".to_owned();
+        failure.message = format!("Back-off pulling image: ErrImagePull: {}", failure.message);
+    }
+    failure
+}
+
+/// A failed act is planned again after a look at the runtime; not at full speed.
+async fn retry(act: &'static str, result: crate::runtime::Result<()>) {
+    if let Err(error) = result
+        && !error.is_not_found()
+    {
+        tracing::warn!(%error, act, "the runtime refused, trying again");
+        tokio::time::sleep(REREAD).await;
+    }
+}
