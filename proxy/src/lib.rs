@@ -6,12 +6,20 @@
 //! kernel, or a fake one). A source of data never sees a map, and a failing map operation never
 //! reaches a source: it is the status of its row, tried again later.
 
+pub mod agent;
+pub mod dataplane;
+pub mod health;
+pub mod http;
+pub mod install_cni;
 pub mod loader;
 pub mod maps;
+pub mod metrics;
 pub mod model;
+pub mod observe;
 pub mod reconciler;
 pub mod reflector;
 pub mod routes;
 pub mod select;
 pub mod table;
+pub mod uplinks;
 pub mod writer;

@@ -11,7 +11,7 @@ mod derive;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
@@ -107,6 +107,8 @@ pub struct Writer {
     by_service: HashMap<ObjectName, BTreeSet<ObjectName>>,
     claims: Claims,
     rows_of: HashMap<ObjectName, Box<[ServicePortName]>>,
+    health: BTreeMap<ObjectName, HealthCheck>,
+    health_changed: bool,
     table: ServiceTable,
 }
 
@@ -164,24 +166,10 @@ impl Writer {
         self.rewrite(dirty);
     }
 
-    /// Every health check that load balancers may ask this node for.
-    pub fn health_checks(&self) -> Vec<HealthCheck> {
-        let with_port = self.services.iter().filter(|(_, s)| s.health_check_node_port != 0);
-        let check = |(name, config): (&ObjectName, &ServiceConfig)| HealthCheck {
-            service: name.clone(),
-            port: config.health_check_node_port,
-            local_ready: derive::local_ready(self.slices_of(name), &self.node),
-        };
-        with_port.map(check).collect()
-    }
-
-    /// Names of the services that are known, for a source that compares a new list with them.
-    pub fn service_names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.services.keys()
-    }
-
-    pub fn slice_names(&self) -> impl Iterator<Item = &ObjectName> {
-        self.slices.keys()
+    /// Every health check that load balancers may ask this node for, if any of them changed since
+    /// the last call.
+    pub fn changed_health_checks(&mut self) -> Option<Vec<HealthCheck>> {
+        std::mem::take(&mut self.health_changed).then(|| self.health.values().cloned().collect())
     }
 
     fn record(&mut self, update: Update, dirty: &mut HashSet<ObjectName>) {
@@ -238,6 +226,23 @@ impl Writer {
         dirty.extend(moved);
         for service in &dirty {
             self.write_rows(service);
+            self.check_health(service);
+        }
+    }
+
+    fn check_health(&mut self, service: &ObjectName) {
+        let config = self.services.get(service).filter(|s| s.health_check_node_port != 0);
+        let check = config.map(|config| HealthCheck {
+            service: service.clone(),
+            port: config.health_check_node_port,
+            local_ready: derive::local_ready(self.slices_of(service), &self.node),
+        });
+        if self.health.get(service) != check.as_ref() {
+            self.health_changed = true;
+            match check {
+                Some(check) => self.health.insert(service.clone(), check),
+                None => self.health.remove(service),
+            };
         }
     }
 

@@ -169,7 +169,10 @@ fn health_checks_count_ready_endpoints_of_this_node() {
         Update::Slice(ObjectName::new("default", "s"), slice(web(), &conditions)),
     ]);
     let expected = HealthCheck { service: web(), port: 31000, local_ready: 1 };
-    assert_eq!(writer.health_checks(), [expected]);
+    assert_eq!(writer.changed_health_checks(), Some(vec![expected]));
+    assert_eq!(writer.changed_health_checks(), None);
+    writer.apply([Update::ServiceGone(web())]);
+    assert_eq!(writer.changed_health_checks(), Some(vec![]));
 }
 
 #[test]
