@@ -1,0 +1,5 @@
+//! The edges: DNS over UDP and TCP, and HTTP for probes and metrics.
+
+pub mod http;
+pub mod tcp;
+pub mod udp;
