@@ -28,6 +28,8 @@ if command -v apt-get >/dev/null; then
   # What the tests use: guests with other kernels, and a network toolbox.
   want cpio kmod xz-utils
   want_command qemu-system-x86_64 qemu-system-x86
+  want_command curl curl
+  want_command pkill procps
   want_command ip iproute2
   want_command iptables iptables
   want_command nft nftables

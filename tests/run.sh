@@ -15,6 +15,14 @@ if [ "$(id -u)" != 0 ]; then
   exit 1
 fi
 
+say "tools for the tests"
+BOWLINE_TEST_TOOLS=$(realpath -m "${CARGO_TARGET_DIR:-target}/test-tools")
+export BOWLINE_TEST_TOOLS
+tests/tools.sh "$BOWLINE_TEST_TOOLS"
+# Debian's kubectl 1.20 beside the one on the PATH, where that is another.
+old=$BOWLINE_TEST_TOOLS/kubectl-1.20/usr/bin/kubectl
+if ! cmp -s "$old" "$(readlink -f "$(command -v kubectl)")"; then export BOWLINE_TEST_KUBECTLS=$old; fi
+
 say "clippy, warnings are errors"
 cargo clippy --quiet --workspace --all-targets -- -D warnings
 

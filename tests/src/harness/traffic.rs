@@ -1,32 +1,39 @@
 //! Load from pods and from outside the cluster, running beside what a test does.
 
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::kit::report::Report;
 
-use super::{TESTKIT_IMAGE, TestCluster, bin_dir, eventually};
+use super::{Kubectl, TESTKIT_IMAGE, TestCluster, bin_dir, eventually, eventually_some};
 
 /// A load generator that runs; [`Running::end`] stops it and gives its report.
 pub struct Running {
     what: String,
-    child: Child,
-    /// Set when the generator is in a pod: kubectl does not pass signals on.
-    pod: Option<(super::Kubectl, String, String)>,
+    place: Place,
+}
+
+enum Place {
+    /// The host.
+    Outside(Child),
+    /// A process of its own in a pod: it hangs on no stream of kubectl's, so it lives on while the
+    /// apiserver, the kubelet or containerd are killed.
+    Pod { kubectl: Kubectl, pod: String, pid: String, file: String },
 }
 
 impl Running {
     /// Ends the load and returns what it saw.
     #[track_caller]
     pub fn end(mut self) -> Report {
-        match &self.pod {
-            Some((kubectl, pod, mark)) => {
-                let kill = format!("kill -TERM $(pgrep -f '[t]estkit {mark}')");
-                kubectl.exec(pod, &["sh", "-c", &kill]);
+        match &self.place {
+            Place::Pod { kubectl, pod, pid, .. } => {
+                // It may have ended by itself just now.
+                let _ended = kubectl.try_run(&["exec", pod, "--", "kill", "-TERM", pid]);
             }
-            None => {
-                let pid = nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).unwrap_or(0));
+            Place::Outside(child) => {
+                let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
                 nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM)
-                    .expect("the load generator still runs");
+                    .expect("the load generator is our child");
             }
         }
         self.wait()
@@ -36,10 +43,20 @@ impl Running {
     #[track_caller]
     pub fn wait(&mut self) -> Report {
         let mut text = String::new();
-        if let Some(mut stdout) = self.child.stdout.take() {
-            std::io::Read::read_to_string(&mut stdout, &mut text).expect("its output is text");
+        match &mut self.place {
+            Place::Outside(child) => {
+                if let Some(mut stdout) = child.stdout.take() {
+                    std::io::Read::read_to_string(&mut stdout, &mut text).expect("it is text");
+                }
+                let _status = child.wait();
+            }
+            Place::Pod { kubectl, pod, file, .. } => {
+                text = eventually_some(&format!("{} reports", self.what), 150, || {
+                    let text = kubectl.try_run(&["exec", pod, "--", "cat", file])?;
+                    Ok(text.ends_with('\n').then_some(text))
+                });
+            }
         }
-        let _status = self.child.wait();
         serde_json::from_str(text.trim())
             .unwrap_or_else(|error| panic!("{} gave no report ({error}): {text}", self.what))
     }
@@ -47,8 +64,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ended = self.child.kill();
-        let _reaped = self.child.wait();
+        if let Place::Outside(child) = &mut self.place {
+            let _ended = child.kill();
+            let _reaped = child.wait();
+        }
     }
 }
 
@@ -127,13 +146,16 @@ impl TestCluster {
     }
 
     /// Starts the test program in a pod.
+    #[track_caller]
     pub fn start_in_pod(&self, pod: &str, arguments: &[&str]) -> Running {
-        let mut command = vec!["exec", pod, "--", "testkit"];
-        command.extend(arguments);
+        static STARTED: AtomicU32 = AtomicU32::new(0);
+        let file = format!("/tmp/report-{}", STARTED.fetch_add(1, Ordering::Relaxed));
+        let words = arguments.join(" ");
+        let script = format!("setsid testkit {words} >{file} 2>&1 </dev/null & echo $!");
+        let pid = self.kubectl().exec(pod, &["sh", "-c", &script]).trim().to_owned();
         Running {
-            what: format!("testkit {arguments:?} in {pod}"),
-            child: self.kubectl().start(&command),
-            pod: Some((self.kubectl().clone(), pod.to_owned(), arguments.join(" "))),
+            what: format!("testkit {words} in {pod}"),
+            place: Place::Pod { kubectl: self.kubectl().clone(), pod: pod.to_owned(), pid, file },
         }
     }
 
@@ -146,7 +168,7 @@ impl TestCluster {
             .stderr(Stdio::inherit())
             .spawn()
             .expect("the test program was built with the tests");
-        Running { what: format!("testkit {arguments:?} outside"), child, pod: None }
+        Running { what: format!("testkit {arguments:?} outside"), place: Place::Outside(child) }
     }
 
     /// The port of a service on every node.
