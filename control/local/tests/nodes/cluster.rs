@@ -1,70 +1,13 @@
 //! Nodes on this machine, as root: made, entered, crashed, removed, and nothing left.
 
-mod machine;
-
 use std::io::Write;
 use std::net::TcpStream;
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use bowline_local::{Cluster, NodePlan, NodeState, Options, Plan, Silent, Unit, Workload};
-use machine::Machine;
-
-/// A unit on every node that answers TCP with the node's name.
-struct Greeters;
-
-const PORT: u16 = 7777;
-
-impl Workload for Greeters {
-    fn units(&self, _: &Plan, _: &NodePlan) -> Vec<Unit> {
-        let port = PORT.to_string();
-        vec![Unit::new("greeter", ["busybox", "nc", "-ll", "-p", &port, "-e", "/bin/hostname"])]
-    }
-}
-
-fn options(name: &str, nodes: u16) -> Options {
-    let init = PathBuf::from(env!("CARGO_BIN_EXE_bowline-node-init"));
-    Options {
-        name: name.to_owned(),
-        nodes,
-        state_dir: None,
-        subnet: None,
-        bin_dir: init.parent().expect("a folder").to_owned(),
-        init: vec![init.into()],
-    }
-}
-
-/// Takes the cluster down also when the test fails.
-struct Guard(&'static str);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        Cluster::down(self.0, None, &Silent).expect("down");
-    }
-}
-
-fn up(name: &'static str, nodes: u16) -> (Cluster, Vec<String>, Guard) {
-    let guard = Guard(name);
-    let up = Cluster::up(&options(name, nodes), &Greeters, &Silent).expect("up");
-    (up.cluster, up.booted, guard)
-}
-
-fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    loop {
-        if let Some(value) = attempt() {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "not within 10 s: {what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn output(node: &bowline_local::Node, command: &[&str]) -> String {
-    let output = node.exec(command).expect("exec");
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
+use crate::machine::Machine;
+use crate::trial::{Greeters, Guard, PORT, eventually, options, output, up};
+use bowline_local::{Cluster, NodeState, Silent};
 
 #[test]
 fn three_nodes_reach_each_other_and_the_host_reaches_them() {
@@ -202,4 +145,50 @@ fn down_leaves_nothing_and_may_be_repeated() {
     Machine::look("t-down").assert_same(&before);
     Cluster::down("t-down", None, &Silent).expect("nothing to do is no error");
     assert!(Cluster::open("t-down", None).expect("readable").is_none());
+}
+
+/// Kills `up` ever later, from its start to its end, and looks at what the next command makes of
+/// the remains.
+#[test]
+fn a_killed_up_is_removed_or_completed() {
+    const NAME: &str = "t-kill";
+    const STEP: Duration = Duration::from_millis(2);
+    let _guard = Guard(NAME);
+    let before = Machine::look(NAME);
+    let mut whole = 0;
+    for round in 0..30 {
+        let mut child = Command::new(std::env::current_exe().expect("a path"))
+            .args(["--exact", "cluster::the_part_of_the_child_that_is_killed"])
+            .env(KILLED_CHILD, NAME)
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("a child");
+        std::thread::sleep(STEP * round);
+        whole += u32::from(child.try_wait().expect("a state").is_some());
+        child.kill().expect("killed");
+        child.wait().expect("dead");
+        if round % 2 == 1 {
+            let up = Cluster::up(&options(NAME, 2), &Greeters, &Silent).expect("completed");
+            for node in up.cluster.nodes() {
+                let hostname = output(&node, &["hostname"]);
+                assert_eq!(hostname, node.plan().name, "round {round}");
+                let address = (node.plan().address, PORT);
+                eventually("the unit answers", || TcpStream::connect(address).ok());
+            }
+        }
+        Cluster::down(NAME, None, &Silent).expect("down");
+        Machine::look(NAME).assert_same(&before);
+    }
+    assert!(whole < 25, "the kills came too late to test anything: {whole} of 30");
+}
+
+/// Names the cluster to make.
+const KILLED_CHILD: &str = "BOWLINE_LOCAL_TEST_KILLED_CHILD";
+
+/// Does nothing unless the test above runs it as a process of its own.
+#[test]
+fn the_part_of_the_child_that_is_killed() {
+    if let Ok(name) = std::env::var(KILLED_CHILD) {
+        Cluster::up(&options(&name, 2), &Greeters, &Silent).expect("up");
+    }
 }
