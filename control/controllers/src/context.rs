@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::gc::Collector;
 use crate::node::health::Heartbeats;
 use crate::queue::IsRoutine;
 
@@ -83,6 +84,7 @@ pub(crate) struct Context {
     pub(crate) caches: Caches,
     pub(crate) recorder: Recorder,
     pub(crate) heartbeats: Heartbeats,
+    pub(crate) collector: Arc<Collector>,
 }
 
 impl Context {
@@ -99,6 +101,7 @@ impl Context {
             caches,
             recorder,
             heartbeats: Heartbeats::default(),
+            collector: Arc::new(Collector::default()),
         })
     }
 

@@ -6,9 +6,11 @@
 
 mod config;
 mod context;
+mod csr;
 mod daemon_set;
 mod deployment;
 mod endpoint_slice;
+mod gc;
 mod hash;
 mod namespace;
 mod node;
@@ -48,7 +50,11 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let mut controllers =
         Controllers { context: &context, waiting: Vec::new(), shutdown: &shutdown };
     controllers.add_all();
+    let garbage = Queue::new();
+    controllers.add("garbage-collector", garbage.clone(), gc::reconcile);
     let waiting = controllers.waiting;
+    let collector = Arc::clone(&context.collector);
+    tasks.spawn(gc::follow(context.client.clone(), collector, garbage, shutdown.clone()));
     context.watch(&mut tasks, &shutdown);
     tokio::select! {
         () = context.synced() => {}
@@ -80,6 +86,7 @@ impl Controllers<'_> {
         self.add("endpoint-slice", endpoint_slice::watch(context), endpoint_slice::reconcile);
         self.add("namespace", namespace::watch(context), namespace::reconcile);
         self.add("service-account", service_account::watch(context), service_account::reconcile);
+        self.add("certificates", csr::watch(context), csr::reconcile);
         self.add("root-ca", root_ca::watch(context), root_ca::reconcile);
         self.add("node-cidr", node::cidr::watch(context), node::cidr::reconcile);
         self.add("node-health", node::health::watch(context), node::health::reconcile);

@@ -51,17 +51,7 @@ impl<T> Clone for Queue<T> {
 
 impl<T: Clone + Eq + Hash> Queue<T> {
     pub(crate) fn new() -> Self {
-        let state = State {
-            ready: VecDeque::new(),
-            queued: HashSet::new(),
-            running: HashSet::new(),
-            again: HashSet::new(),
-            delayed: BTreeMap::new(),
-            due: HashMap::new(),
-            failures: HashMap::new(),
-            sequence: 0,
-        };
-        Self { state: Arc::new(Mutex::new(state)), wake: Arc::new(Notify::new()) }
+        Self { state: Arc::new(Mutex::new(State::new())), wake: Arc::new(Notify::new()) }
     }
 
     /// Asks for `key` to be worked on soon.
@@ -70,46 +60,12 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.wake.notify_one();
     }
 
-    /// Asks for `key` to be worked on in `delay`, or earlier if that was asked for already.
-    pub(crate) fn add_after(&self, key: T, delay: Duration) {
-        if delay.is_zero() {
-            return self.add(key);
-        }
-        let mut state = self.state.lock();
-        let at = Instant::now() + delay;
-        if let Some(place) = state.due.get(&key).copied() {
-            if place.0 <= at {
-                return;
-            }
-            state.delayed.remove(&place);
-        }
-        state.sequence += 1;
-        let place = (at, state.sequence);
-        state.delayed.insert(place, key.clone());
-        state.due.insert(key, place);
-        drop(state);
-        self.wake.notify_one();
-    }
-
     /// The next key; it is running until [`Queue::done`]. Only one task may wait.
-    pub(crate) async fn next(&self) -> T {
+    async fn next(&self) -> T {
         loop {
-            let wait = {
-                let mut state = self.state.lock();
-                let now = Instant::now();
-                while let Some(entry) = state.delayed.first_entry()
-                    && entry.key().0 <= now
-                {
-                    let key = entry.remove();
-                    state.due.remove(&key);
-                    state.add(key);
-                }
-                if let Some(key) = state.ready.pop_front() {
-                    state.queued.remove(&key);
-                    state.running.insert(key.clone());
-                    return key;
-                }
-                state.delayed.first_key_value().map(|((at, _), _)| *at)
+            let wait = match self.state.lock().pop(Instant::now()) {
+                Ok(key) => return key,
+                Err(wait) => wait,
             };
             let woken = self.wake.notified();
             match wait {
@@ -122,44 +78,87 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         }
     }
 
-    /// Ends the work on `key`; a failure is retried after a pause that doubles.
-    pub(crate) fn done(&self, key: T, outcome: Outcome) {
-        let retry = {
-            let mut state = self.state.lock();
-            state.running.remove(&key);
-            if state.again.remove(&key) {
-                state.add(key.clone());
-            }
-            match outcome {
-                Outcome::Done => {
-                    state.failures.remove(&key);
-                    None
-                }
-                Outcome::Again(delay) => {
-                    state.failures.remove(&key);
-                    Some(delay)
-                }
-                Outcome::Failed => {
-                    let failures = state.failures.entry(key.clone()).or_insert(0);
-                    *failures = failures.saturating_add(1);
-                    Some(retry_delay(*failures))
-                }
-            }
-        };
-        match retry {
-            Some(delay) => self.add_after(key, delay),
-            None => self.wake.notify_one(),
-        }
+    fn done(&self, key: T, outcome: Outcome) {
+        self.state.lock().done(key, outcome, Instant::now());
+        self.wake.notify_one();
     }
 }
 
 impl<T: Clone + Eq + Hash> State<T> {
+    fn new() -> Self {
+        Self {
+            ready: VecDeque::new(),
+            queued: HashSet::new(),
+            running: HashSet::new(),
+            again: HashSet::new(),
+            delayed: BTreeMap::new(),
+            due: HashMap::new(),
+            failures: HashMap::new(),
+            sequence: 0,
+        }
+    }
+
     fn add(&mut self, key: T) {
         if self.running.contains(&key) {
             self.again.insert(key);
         } else if self.queued.insert(key.clone()) {
             self.ready.push_back(key);
         }
+    }
+
+    /// Asks for `key` to be worked on at `at`, or earlier if that was asked for already.
+    fn add_at(&mut self, key: T, at: Instant) {
+        if let Some(place) = self.due.get(&key).copied() {
+            if place.0 <= at {
+                return;
+            }
+            self.delayed.remove(&place);
+        }
+        self.sequence += 1;
+        let place = (at, self.sequence);
+        self.delayed.insert(place, key.clone());
+        self.due.insert(key, place);
+    }
+
+    /// The next key, which then runs, or when to look again.
+    fn pop(&mut self, now: Instant) -> Result<T, Option<Instant>> {
+        while let Some(entry) = self.delayed.first_entry()
+            && entry.key().0 <= now
+        {
+            let key = entry.remove();
+            self.due.remove(&key);
+            self.add(key);
+        }
+        if let Some(key) = self.ready.pop_front() {
+            self.queued.remove(&key);
+            self.running.insert(key.clone());
+            return Ok(key);
+        }
+        Err(self.delayed.first_key_value().map(|((at, _), _)| *at))
+    }
+
+    /// Ends the work on `key`; a failure is retried after a pause that doubles.
+    fn done(&mut self, key: T, outcome: Outcome, now: Instant) {
+        self.running.remove(&key);
+        if self.again.remove(&key) {
+            self.add(key.clone());
+        }
+        let pause = match outcome {
+            Outcome::Done => {
+                self.failures.remove(&key);
+                return;
+            }
+            Outcome::Again(delay) => {
+                self.failures.remove(&key);
+                delay
+            }
+            Outcome::Failed => {
+                let failures = self.failures.entry(key.clone()).or_insert(0);
+                *failures = failures.saturating_add(1);
+                retry_delay(*failures)
+            }
+        };
+        self.add_at(key, now + pause);
     }
 }
 
@@ -250,49 +249,59 @@ async fn run_one<T, E>(
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_key_added_while_running_runs_again_and_never_twice_at_once() {
-        let queue = Queue::new();
-        queue.add("a");
-        queue.add("a");
-        assert_eq!(queue.next().await, "a");
-        queue.add("a");
-        assert!(
-            tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err(),
-            "a running key must not be handed out"
-        );
-        queue.done("a", Outcome::Done);
-        assert_eq!(queue.next().await, "a");
-        queue.done("a", Outcome::Done);
-        assert!(tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err());
+    #[test]
+    fn a_key_added_while_running_runs_again_and_never_twice_at_once() {
+        let (mut state, now) = (State::new(), Instant::now());
+        state.add("a");
+        state.add("a");
+        assert_eq!(state.pop(now), Ok("a"));
+        state.add("a");
+        assert_eq!(state.pop(now), Err(None), "a running key must not be handed out");
+        state.done("a", Outcome::Done, now);
+        assert_eq!(state.pop(now), Ok("a"));
+        state.done("a", Outcome::Done, now);
+        assert_eq!(state.pop(now), Err(None));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn the_earliest_delay_wins() {
-        let queue = Queue::new();
-        let start = Instant::now();
-        queue.add_after("a", Duration::from_secs(9));
-        queue.add_after("a", Duration::from_secs(3));
-        queue.add_after("a", Duration::from_secs(5));
-        queue.next().await;
-        assert_eq!(start.elapsed().as_secs(), 3);
-        queue.done("a", Outcome::Done);
-        assert!(tokio::time::timeout(Duration::from_secs(60), queue.next()).await.is_err());
+    #[test]
+    fn the_earliest_delay_wins() {
+        let (mut state, now) = (State::new(), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        state.add_at("a", at(9));
+        state.add_at("a", at(3));
+        state.add_at("a", at(5));
+        assert_eq!(state.pop(at(2)), Err(Some(at(3))));
+        assert_eq!(state.pop(at(3)), Ok("a"));
+        state.done("a", Outcome::Done, at(3));
+        assert_eq!(state.pop(at(99)), Err(None), "one delay a key");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn failures_back_off_up_to_a_bound() {
-        let queue = Queue::new();
-        queue.add("a");
-        let mut last = Duration::ZERO;
+    #[test]
+    fn failures_back_off_up_to_a_bound_and_success_forgets_them() {
+        let (mut state, now) = (State::new(), Instant::now());
+        state.add("a");
+        let (mut at, mut last) = (now, Duration::ZERO);
         for _ in 0..30 {
-            let start = Instant::now();
-            queue.next().await;
-            let waited = start.elapsed();
-            assert!(waited >= last && waited <= RETRY_MAX + RETRY_MIN, "{waited:?}");
-            last = waited;
-            queue.done("a", Outcome::Failed);
+            assert_eq!(state.pop(at), Ok("a"));
+            state.done("a", Outcome::Failed, at);
+            let Err(Some(next)) = state.pop(at) else { panic!("it waits") };
+            assert!(next - at >= last && next - at <= RETRY_MAX);
+            (last, at) = (next - at, next);
         }
-        assert!(last >= RETRY_MAX);
+        assert_eq!(last, RETRY_MAX);
+        assert_eq!(state.pop(at), Ok("a"));
+        state.done("a", Outcome::Done, at);
+        state.add("a");
+        assert_eq!(state.pop(at), Ok("a"));
+        state.done("a", Outcome::Failed, at);
+        assert_eq!(state.pop(at), Err(Some(at + RETRY_MIN)));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_worker_wakes_when_a_key_comes() {
+        let queue = Queue::new();
+        let adds = queue.clone();
+        let (key, ()) = tokio::join!(queue.next(), async move { adds.add("a") });
+        assert_eq!(key, "a");
     }
 }
