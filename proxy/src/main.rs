@@ -149,7 +149,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Cleanup(bpf) => {
             start_log(false);
-            let config = loader::Config { directory: bpf.bpf_dir, cgroup_root: None };
+            let config =
+                loader::Config { directory: bpf.bpf_dir, ..loader::Config::default() };
             runtime()?.block_on(agent::cleanup(&config)).context("could not remove all")
         }
     }
@@ -159,7 +160,11 @@ async fn run(flags: Run) -> anyhow::Result<()> {
     let client = connect(&flags.node).await?;
     let config = agent::Config {
         node: flags.node.node_name,
-        loader: loader::Config { directory: flags.bpf.bpf_dir, cgroup_root: flags.cgroup_root },
+        loader: loader::Config {
+            directory: flags.bpf.bpf_dir,
+            cgroup_root: flags.cgroup_root,
+            ..loader::Config::default()
+        },
         uplinks: flags.uplinks,
         cluster_cidrs: flags.node.cluster_cidrs,
         health_address: dual(flags.health_address),
