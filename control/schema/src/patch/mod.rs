@@ -5,6 +5,7 @@ mod strategic;
 
 use serde_json::Value;
 
+pub(crate) use order::arrange;
 pub use strategic::strategic;
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

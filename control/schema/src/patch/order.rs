@@ -5,7 +5,7 @@ use serde_json::Value;
 /// Orders `items` (the merged list): those that `wanted` names as `wanted` has them, the others as the
 /// server had them (`server`), an other before a wanted one only where the server had it so. `same`
 /// compares two items, or an item with an entry of `wanted`.
-pub(super) fn arrange(
+pub(crate) fn arrange(
     items: Vec<Value>,
     wanted: &[Value],
     server: &[Value],

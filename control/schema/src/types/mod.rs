@@ -104,6 +104,13 @@ pub fn known(gvk: &Gvk) -> bool {
     types().kind(gvk).is_some()
 }
 
+/// Whether objects of the kind have both a desired and an observed state; `false` for unknown kinds.
+pub(crate) fn has_spec_and_status(gvk: &Gvk) -> bool {
+    let Some(id) = types().kind(gvk) else { return false };
+    let definition = types().get(id);
+    definition.field("spec").is_some() && definition.field("status").is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
