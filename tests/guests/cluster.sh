@@ -9,7 +9,7 @@ fail() {
   "$bin/bowline" local logs n1 server | tail -n 40
   "$bin/bowline" local logs n1 agent | tail -n 40
   kubectl --kubeconfig /run/kubeconfig get pods,events -A -o wide
-  kubectl --kubeconfig /run/kubeconfig logs -n kube-system -l k8s-app=bowline-proxy --tail 40
+  kubectl --kubeconfig /run/kubeconfig logs -n kube-system -l app.kubernetes.io/name=bowline-proxy --tail 40
   exit 1
 }
 echo "kernel $(uname -r), $(stat -fc %T /sys/fs/cgroup)"
@@ -24,6 +24,6 @@ kubectl exec "$pod" -- timeout 20 wget -qO- "http://$address/" | grep Hello || f
 kubectl exec "$pod" -- timeout 20 wget -qO- "http://demo/" | grep Hello || fail "the name does not answer"
 kubectl exec "$pod" -- nslookup kubernetes.default.svc.cluster.local | grep 10.96.0.1 || fail "DNS does not answer"
 curl -sS --max-time 20 "http://$node:30080/" | grep Hello || fail "the node port does not answer"
-kubectl logs -n kube-system -l k8s-app=bowline-proxy --tail 200 | grep -iE 'tcx|clsact' || fail "the proxy does not say how it attached"
+kubectl logs -n kube-system -l app.kubernetes.io/name=bowline-proxy --tail 200 | grep -iE 'tcx|clsact' || fail "the proxy does not say how it attached"
 "$bin/bowline" local down || fail "down"
 echo "ALL ANSWERED"

@@ -255,9 +255,14 @@ async fn spawn_clients(
 ) -> anyhow::Result<()> {
     let admin = client::connect(Some(&pki.path("loopback.kubeconfig"))).await?;
     let (folder, stop) = (args.data_dir.join("manifests"), shutdown.clone());
-    let (own, server) = (admin.clone(), SocketAddr::new(advertise, args.port));
+    let facts = Facts {
+        server: SocketAddr::new(advertise, args.port),
+        cluster_cidrs: args.cluster_cidr.clone(),
+        token,
+    };
+    let own = admin.clone();
     parts.spawn(async move {
-        publish_until_done(&own, server, &token, &stop).await;
+        publish_until_done(&own, &facts, &stop).await;
         manifests::run(own, folder, stop).await;
         Ok(())
     });
@@ -281,14 +286,16 @@ async fn spawn_clients(
     Ok(())
 }
 
-/// Tells the cluster what only this process knows: the join token, and the apiserver's address.
-async fn publish_until_done(
-    client: &kube::Client,
+/// What only this process knows, and the cluster must.
+struct Facts {
     server: SocketAddr,
-    token: &JoinToken,
-    shutdown: &CancellationToken,
-) {
-    while let Err(error) = publish(client, server, token).await {
+    cluster_cidrs: Vec<IpNetwork>,
+    token: JoinToken,
+}
+
+/// Tells the cluster the [`Facts`], as a Secret for joining nodes and a ConfigMap for the add-ons.
+async fn publish_until_done(client: &kube::Client, facts: &Facts, shutdown: &CancellationToken) {
+    while let Err(error) = publish(client, facts).await {
         debug!("the apiserver does not take the bootstrap objects yet: {error}");
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -297,11 +304,9 @@ async fn publish_until_done(
     }
 }
 
-async fn publish(
-    client: &kube::Client,
-    server: SocketAddr,
-    token: &JoinToken,
-) -> Result<(), kube::Error> {
+async fn publish(client: &kube::Client, facts: &Facts) -> Result<(), kube::Error> {
+    let Facts { server, cluster_cidrs, token } = facts;
+    let cidrs: Vec<String> = cluster_cidrs.iter().map(ToString::to_string).collect();
     let params = PatchParams::apply(names::MANAGER).force();
     let metadata = |name: String| ObjectMeta { name: Some(name), ..ObjectMeta::default() };
     let text = |value: &str| ByteString(value.as_bytes().to_vec());
@@ -330,6 +335,7 @@ async fn publish(
             [
                 ("KUBERNETES_SERVICE_HOST", server.ip().to_string()),
                 ("KUBERNETES_SERVICE_PORT", server.port().to_string()),
+                ("CLUSTER_CIDR", cidrs.join(",")),
             ]
             .map(|(key, value)| (key.to_owned(), value))
             .into(),

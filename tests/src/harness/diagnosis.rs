@@ -30,7 +30,7 @@ pub fn print(cluster: &Cluster, kubectl: &Kubectl) {
         }
     }
     for name in ["bowline-proxy", "bowline-dns"] {
-        let label = format!("k8s-app={name}");
+        let label = format!("app.kubernetes.io/name={name}");
         let logs =
             kubectl.output(&["logs", "-n", "kube-system", "-l", &label, "--tail=40", "--prefix"]);
         eprintln!("\n== {name}\n{}", String::from_utf8_lossy(&logs.stdout));
