@@ -1,29 +1,33 @@
 //! What the plugin remembers between its runs: a directory of small files.
 //!
 //! ```text
-//! <state dir>/lock                              flock: held while addresses change hands
+//! <state dir>/lock                              flock: held while anything here is changed
 //!             boot                              which boot (and node) the rest belongs to
-//!             addresses/<address>               reservation: who holds the address
-//!             last/<range>                      the address given last
+//!             addresses/<address> -> "<containerID> <ifname> <netns>"     who holds the address
+//!             last/<range>                      the address given last; only a hint
 //!             attachments/<containerID>-<ifname>.json   a finished ADD; read by the agent
+//!             new                               the next attachment, before it is renamed
 //! ```
 //!
-//! Every file appears whole (written beside, synced, renamed), so a run that is killed leaves at
-//! worst a reservation without attachment. Such a reservation goes with the DEL that follows a
-//! failed ADD, with GC, or when its range is exhausted and its network namespace is gone. After a
-//! reboot nothing of the directory is true any more, and the first run empties it.
+//! A reservation is a symbolic link, because the kernel makes one whole in a single step, and an
+//! attachment is renamed into place. So a run that is killed leaves at worst a reservation without
+//! attachment, which goes with the next ADD or DEL of the same attachment (runtimes DEL what they
+//! could not ADD), with GC, or when its range is exhausted and its network namespace is gone.
+//!
+//! Nothing is synced to the disk: after a reboot, orderly or not, nothing of the directory is true
+//! any more, and the first run empties it.
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
+    io,
     net::IpAddr,
-    os::unix::fs::MetadataExt,
+    os::unix::fs::{MetadataExt, symlink},
     path::{Path, PathBuf},
 };
 
 use ipnetwork::IpNetwork;
 use nix::fcntl::{Flock, FlockArg};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Code, Failure},
@@ -74,18 +78,30 @@ pub struct Attachment {
     pub boot_id: String,
 }
 
+impl Attachment {
+    pub fn id(&self) -> AttachmentId {
+        AttachmentId { container_id: self.container_id.clone(), ifname: self.ifname.clone() }
+    }
+}
+
 /// Who holds an address.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Reservation {
-    container_id: String,
-    ifname: String,
+    id: AttachmentId,
     netns: PathBuf,
 }
 
 impl Reservation {
-    fn is_of(&self, id: &AttachmentId) -> bool {
-        self.container_id == id.container_id && self.ifname == id.ifname
+    /// The target of the link. Neither a container id nor an interface name has spaces.
+    fn target(&self) -> String {
+        format!("{} {} {}", self.id.container_id, self.id.ifname, self.netns.display())
+    }
+
+    fn read(link: &Path) -> Option<Self> {
+        let target = fs::read_link(link).ok()?;
+        let mut words = target.to_str()?.splitn(3, ' ');
+        let id = AttachmentId::new(words.next()?, words.next()?).ok()?;
+        Some(Reservation { id, netns: words.next()?.into() })
     }
 }
 
@@ -157,35 +173,38 @@ impl StateDir {
 
     /// The finished attachment of `id`, if there is one. A file that doesn't decode is none.
     pub fn attachment(&self, id: &AttachmentId) -> Option<Attachment> {
-        read_json(&self.attachment_path(id))
+        read_attachment(&self.attachment_path(id))
     }
 
     /// All finished attachments, in no order.
     pub fn all_attachments(&self) -> Vec<Attachment> {
         names(&self.attachments())
             .iter()
-            .filter(|name| name.ends_with(".json"))
-            .filter_map(|name| read_json(&self.attachments().join(name)))
+            .filter_map(|name| read_attachment(&self.attachments().join(name)))
             .collect()
-    }
-
-    /// Makes the attachment known; from here on the ADD counts.
-    pub fn publish(&self, id: &AttachmentId, attachment: &Attachment) -> Result<(), StateError> {
-        write_whole(&self.attachment_path(id), attachment)
-    }
-
-    pub fn withdraw(&self, id: &AttachmentId) -> Result<(), StateError> {
-        remove(&self.attachment_path(id))
     }
 }
 
-/// The state while no other run can change who holds which address.
+/// The state while no other run can change it.
 pub struct Locked<'a> {
     dir: &'a StateDir,
     _lock: Flock<File>,
 }
 
 impl Locked<'_> {
+    /// Makes the attachment known, whole or not at all; from here on the ADD counts.
+    pub fn publish(&self, id: &AttachmentId, attachment: &Attachment) -> Result<(), StateError> {
+        let beside = self.dir.root.join("new");
+        let bytes = serde_json::to_vec(attachment).expect("a plain struct always encodes");
+        fs::write(&beside, bytes).map_err(failed("write", &beside))?;
+        let path = self.dir.attachment_path(id);
+        fs::rename(&beside, &path).map_err(failed("rename to", &path))
+    }
+
+    pub fn withdraw(&self, id: &AttachmentId) -> Result<(), StateError> {
+        remove(&self.dir.attachment_path(id))
+    }
+
     fn forget_other_boots(&self) -> Result<(), StateError> {
         let path = self.dir.root.join("boot");
         let current = format!("{} {}\n", self.dir.boot.id, self.dir.boot.netns);
@@ -197,35 +216,29 @@ impl Locked<'_> {
                 remove(&dir.join(name))?;
             }
         }
-        write_bytes(&path, current.as_bytes())
+        fs::write(&path, current).map_err(failed("write", &path))
     }
 
     /// Reserves one address per family of `ranges`, or none: `None` says that one family is
-    /// exhausted even after reclaiming what vanished pods held.
+    /// exhausted even after reclaiming what vanished pods held. What an earlier, unfinished ADD of
+    /// `id` held is given back first.
     pub fn reserve(
         &self,
         ranges: &[IpNetwork],
         id: &AttachmentId,
         netns: &Path,
     ) -> Result<Option<Vec<IpAddr>>, StateError> {
-        let choices = match self.choose(ranges) {
-            Some(choices) => choices,
-            None => {
-                self.reclaim_vanished()?;
-                match self.choose(ranges) {
-                    Some(choices) => choices,
-                    None => return Ok(None),
-                }
-            }
-        };
-        let reservation = Reservation {
-            container_id: id.container_id.clone(),
-            ifname: id.ifname.clone(),
-            netns: netns.to_owned(),
-        };
+        self.release(id)?;
+        if !self.has_room(ranges)? {
+            return Ok(None);
+        }
+        let choices = self.choose(ranges).unwrap_or_default();
+        let target = Reservation { id: id.clone(), netns: netns.to_owned() }.target();
         for (index, address) in &choices {
-            write_whole(&self.dir.addresses().join(address.to_string()), &reservation)?;
-            write_bytes(&self.last_path(&ranges[*index]), address.to_string().as_bytes())?;
+            let path = self.dir.addresses().join(address.to_string());
+            symlink(&target, &path).map_err(failed("make", &path))?;
+            let last = self.last_path(&ranges[*index]);
+            fs::write(&last, address.to_string()).map_err(failed("write", &last))?;
         }
         Ok(Some(choices.into_iter().map(|(_, address)| address).collect()))
     }
@@ -254,27 +267,15 @@ impl Locked<'_> {
 
     /// Gives back every address that `id` holds.
     pub fn release(&self, id: &AttachmentId) -> Result<(), StateError> {
-        self.release_if(|reservation| reservation.is_of(id))
-    }
-
-    /// Gives back `addresses`, as far as `id` holds them: the same as [`Locked::release`] without
-    /// reading every reservation.
-    pub fn release_known(&self, id: &AttachmentId, addresses: &[IpAddr]) -> Result<(), StateError> {
-        for address in addresses {
-            let path = self.dir.addresses().join(address.to_string());
-            if read_json::<Reservation>(&path).is_none_or(|reservation| reservation.is_of(id)) {
-                remove(&path)?;
-            }
-        }
-        Ok(())
+        self.release_if(|reservation| reservation.id == *id)
     }
 
     /// All that hold an address, whether their ADD was finished or not.
     pub fn holders(&self) -> Vec<AttachmentId> {
         let mut ids: Vec<AttachmentId> = names(&self.dir.addresses())
             .iter()
-            .filter_map(|name| read_json::<Reservation>(&self.dir.addresses().join(name)))
-            .map(|r| AttachmentId { container_id: r.container_id, ifname: r.ifname })
+            .filter_map(|name| Reservation::read(&self.dir.addresses().join(name)))
+            .map(|reservation| reservation.id)
             .collect();
         ids.sort();
         ids.dedup();
@@ -285,21 +286,17 @@ impl Locked<'_> {
     pub fn reclaim_vanished(&self) -> Result<(), StateError> {
         for attachment in self.dir.all_attachments() {
             if !is_netns(&attachment.netns) {
-                let id = AttachmentId {
-                    container_id: attachment.container_id,
-                    ifname: attachment.ifname,
-                };
-                self.dir.withdraw(&id)?;
+                self.withdraw(&attachment.id())?;
             }
         }
         self.release_if(|reservation| !is_netns(&reservation.netns))
     }
 
-    /// Under the lock nobody is writing a reservation, so one that doesn't decode is nobody's.
+    /// What is no reservation of ours is nobody's.
     fn release_if(&self, gone: impl Fn(&Reservation) -> bool) -> Result<(), StateError> {
         for name in names(&self.dir.addresses()) {
             let path = self.dir.addresses().join(&name);
-            if read_json::<Reservation>(&path).is_none_or(|reservation| gone(&reservation)) {
+            if Reservation::read(&path).is_none_or(|reservation| gone(&reservation)) {
                 remove(&path)?;
             }
         }
@@ -317,7 +314,7 @@ fn names(dir: &Path) -> Vec<String> {
     entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect()
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+fn read_attachment(path: &Path) -> Option<Attachment> {
     serde_json::from_slice(&fs::read(path).ok()?).ok()
 }
 
@@ -326,29 +323,6 @@ fn remove(path: &Path) -> Result<(), StateError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", path)(error)),
         _ => Ok(()),
     }
-}
-
-fn write_whole(path: &Path, value: &impl Serialize) -> Result<(), StateError> {
-    let bytes = serde_json::to_vec(value).expect("plain structs always encode");
-    write_bytes(path, &bytes)
-}
-
-/// Writes beside, syncs, renames: readers see the old file or the new one. The directory itself is
-/// not synced: a reboot empties it anyway. The name beside begins with a dot and the process's id,
-/// which no address, range or container id does.
-fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let beside = path.with_file_name(format!(".{}.{name}", std::process::id()));
-    let written = File::create(&beside).and_then(|mut file| {
-        file.write_all(bytes)?;
-        file.sync_data()?;
-        fs::rename(&beside, path)
-    });
-    written.map_err(|error| {
-        // The cause is reported; that the leftover stays, too, adds nothing to it.
-        let _ = fs::remove_file(&beside);
-        failed("write", path)(error)
-    })
 }
 
 #[cfg(test)]

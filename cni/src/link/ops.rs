@@ -28,6 +28,9 @@ pub struct Link {
     pub mac: Option<Mac>,
     pub up: bool,
     pub loopback: bool,
+    /// Whether packets can be sent: the kernel attaches a queue only some time after a link that is
+    /// up has got its carrier, and until then drops everything.
+    pub can_send: bool,
 }
 
 /// A veth pair: one end in the socket's namespace, the other in that of `peer_netns`.
@@ -93,8 +96,7 @@ impl Netlink {
     }
 
     /// Makes the pair in one request: there is no moment at which one end is in the wrong
-    /// namespace, has another name or the kernel's own MAC. The end here is up, the peer is down
-    /// (the kernel makes it first, and a veth without its other end can't be up).
+    /// namespace, has another name or the kernel's own MAC. Both ends are down.
     pub fn create_veth(&mut self, spec: &VethSpec<'_>) -> Result<(), LinkError> {
         let end = |name: &str, mac: Mac| {
             let mut link = LinkMessage::default();
@@ -108,8 +110,6 @@ impl Netlink {
         let mut peer = end(spec.peer_name, spec.peer_mac);
         peer.attributes.push(LinkAttribute::NetNsFd(spec.peer_netns));
         let mut host = end(spec.name, spec.mac);
-        host.header.flags = LinkFlags::Up;
-        host.header.change_mask = LinkFlags::Up;
         host.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -277,11 +277,13 @@ fn read_link(message: &LinkMessage) -> Link {
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
+        can_send: true,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Qdisc(name) => link.can_send = name != "noop",
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(Mac),
             _ => {}
         }

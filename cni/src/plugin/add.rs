@@ -1,6 +1,11 @@
 //! ADD: addresses, a veth pair, routes and neighbours at both ends, and the attachment's file.
 
-use std::{io::ErrorKind, net::IpAddr, path::Path};
+use std::{
+    io::ErrorKind,
+    net::IpAddr,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use super::{del, describe, exhausted, gateway_for, node};
 use crate::{
@@ -12,6 +17,10 @@ use crate::{
     state::{Attachment, StateDir},
     undo::Undo,
 };
+
+/// How long to wait for the pod's end to be ready to send, and how often to look.
+const CARRIER_MAX: Duration = Duration::from_secs(1);
+const CARRIER_POLL: Duration = Duration::from_micros(200);
 
 /// Attaches the pod, and returns the result for stdout.
 pub(super) fn add(
@@ -59,13 +68,10 @@ pub(super) fn add(
     });
     prepare_pod(&netns, &mut inside, &spec, &addresses)?;
     let host = prepare_node(&mut outside, &spec, &addresses, notice)?;
+    await_carrier(&mut inside, &id.ifname)?;
 
-    undo.push(|| {
-        if let Err(error) = state.withdraw(id) {
-            notice(&format!("taking back after a failure: {error}"));
-        }
-    });
-    state.publish(id, &attachment(state, id, netns_path, pod, &spec, &host, &addresses))?;
+    let attachment = attachment(state, id, netns_path, pod, &spec, &host, &addresses);
+    state.lock()?.publish(id, &attachment)?;
     undo.commit();
     let result = AddResult {
         host_ifname: &host_ifname,
@@ -136,8 +142,12 @@ fn prepare_pod(
     addresses: &[IpAddr],
 ) -> Result<(), Failure> {
     if addresses.iter().any(IpAddr::is_ipv6) {
-        let name = format!("net/ipv6/conf/{}/disable_ipv6", spec.peer_name);
-        netns.enter(|| sysctl::ensure(&name, 0))??;
+        let conf = format!("net/ipv6/conf/{}", spec.peer_name);
+        netns.enter(|| {
+            sysctl::ensure(&format!("{conf}/disable_ipv6"), 0)?;
+            // No duplicates are possible on a link of two, so don't wait a second for one.
+            sysctl::ensure(&format!("{conf}/accept_dad"), 0)
+        })??;
     }
     let missing = || Failure::new(Code::LinkFailure, format!("{} vanished", spec.peer_name));
     let link = inside.link(spec.peer_name)?.ok_or_else(missing)?.index;
@@ -174,6 +184,10 @@ fn prepare_node(
     let missing = || Failure::new(Code::LinkFailure, format!("{} vanished", spec.name));
     let host = outside.link(spec.name)?.ok_or_else(missing)?;
     node::prepare_host_link(spec.name, notice)?;
+    outside.set_up(host.index)?;
+    if addresses.iter().any(IpAddr::is_ipv6) {
+        outside.add_address(host.index, super::GATEWAY_V6.into())?;
+    }
     for &address in addresses {
         outside.set_neighbour(host.index, address, spec.peer_mac)?;
         let prefix = if address.is_ipv4() { 32 } else { 128 };
@@ -188,6 +202,17 @@ fn prepare_node(
         })?;
     }
     Ok(host)
+}
+
+/// The pod's end came up before it had a carrier, so the kernel readies it in the background. A pod
+/// that sends at once would lose its first packets, and wait a second to send them again.
+fn await_carrier(inside: &mut Netlink, ifname: &str) -> Result<(), Failure> {
+    let until = Instant::now() + CARRIER_MAX;
+    // Since 6.7 (and in stable 6.1, 6.6), the kernel does it right away when it is asked.
+    while inside.link(ifname)?.is_some_and(|link| !link.can_send) && Instant::now() < until {
+        std::thread::sleep(CARRIER_POLL);
+    }
+    Ok(())
 }
 
 fn unspecified(like: IpAddr) -> IpAddr {

@@ -12,13 +12,9 @@ pub(super) fn remove(
     outside: &mut Netlink,
     id: &AttachmentId,
 ) -> Result<(), Failure> {
-    let known = state.attachment(id);
     outside.delete_link(&id.host_ifname())?;
-    state.withdraw(id)?;
     let locked = state.lock()?;
-    match known {
-        Some(attachment) => locked.release_known(id, &attachment.addresses)?,
-        None => locked.release(id)?,
-    }
+    locked.withdraw(id)?;
+    locked.release(id)?;
     Ok(())
 }

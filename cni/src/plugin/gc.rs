@@ -4,7 +4,11 @@ use std::collections::BTreeSet;
 
 use super::{del, describe};
 use crate::{
-    config::Config, error::Failure, link::Netlink, request::AttachmentId, state::StateDir,
+    config::Config,
+    error::Failure,
+    link::Netlink,
+    request::AttachmentId,
+    state::{Attachment, StateDir},
 };
 
 /// Removes all attachments, finished or not, except the valid ones. One that fails does not keep
@@ -16,10 +20,7 @@ pub(super) fn collect(
 ) -> Result<(), Failure> {
     let mut outside = Netlink::open()?;
     let mut known: BTreeSet<AttachmentId> = state.lock()?.holders().into_iter().collect();
-    known.extend(state.all_attachments().into_iter().map(|attachment| AttachmentId {
-        container_id: attachment.container_id,
-        ifname: attachment.ifname,
-    }));
+    known.extend(state.all_attachments().iter().map(Attachment::id));
     let mut first_failure = Ok(());
     for id in known.difference(&config.valid_attachments) {
         match del::remove(state, &mut outside, id) {

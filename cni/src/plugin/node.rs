@@ -66,7 +66,7 @@ pub(super) fn enable_forwarding(config: &Config, notice: &dyn Fn(&str)) -> Resul
     Ok(())
 }
 
-/// Makes the node's end of the link pass what a pod sends and gets.
+/// Makes the node's end of the link, still down, pass what a pod sends and gets.
 pub(super) fn prepare_host_link(name: &str, notice: &dyn Fn(&str)) -> Result<(), Failure> {
     // Replies that the service path has already translated come in with a service's address as
     // their source; a strict filter (1) on either level drops them, and loose (2) wins over it.
@@ -81,7 +81,9 @@ pub(super) fn prepare_host_link(name: &str, notice: &dyn Fn(&str)) -> Result<(),
         }
     }
     sysctl::ensure(&format!("net/ipv4/conf/{name}/forwarding"), 1)?;
-    // A pod's router advertisements are not for the node.
+    // A pod's router advertisements are not for the node, and its link-local address is chosen by
+    // us (1: the kernel makes none, which it would have to check for duplicates first).
     sysctl::ensure(&format!("net/ipv6/conf/{name}/accept_ra"), 0)?;
+    sysctl::ensure(&format!("net/ipv6/conf/{name}/addr_gen_mode"), 1)?;
     Ok(())
 }

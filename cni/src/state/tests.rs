@@ -64,24 +64,26 @@ fn addresses_of_vanished_namespaces_come_back_when_the_range_is_full() {
 }
 
 #[test]
-fn a_torn_reservation_is_nobodys() {
+fn what_is_no_reservation_is_nobodys() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let state = StateDir::new(dir.path(), boot("a"));
     let locked = state.lock().expect("lock");
-    fs::write(state.addresses().join("10.0.0.3"), b"{\"contai").expect("write");
+    fs::write(state.addresses().join("10.0.0.3"), b"junk").expect("write");
+    symlink("only-one-word", state.addresses().join("10.0.0.4")).expect("link");
     locked.reclaim_vanished().expect("reclaim");
     assert!(names(&state.addresses()).is_empty());
 }
 
 #[test]
-fn an_address_that_changed_hands_is_not_released_by_its_old_holder() {
+fn a_second_try_gives_back_what_the_first_held() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let state = StateDir::new(dir.path(), boot("a"));
     let locked = state.lock().expect("lock");
-    let alive = Path::new(ALIVE);
-    let held = locked.reserve(&ranges()[..1], &id("new"), alive).expect("ok").expect("room");
-    locked.release_known(&id("old"), &held).expect("release");
-    assert_eq!(locked.holders(), [id("new")]);
-    locked.release_known(&id("new"), &held).expect("release");
-    assert!(locked.holders().is_empty());
+    for _ in 0..3 {
+        locked.reserve(&ranges(), &id("a"), Path::new(ALIVE)).expect("ok").expect("room");
+        assert_eq!(names(&state.addresses()).len(), 2);
+    }
+    let spaced = Path::new("/run/a path/with spaces");
+    locked.reserve(&ranges(), &id("b"), spaced).expect("ok").expect("room");
+    assert_eq!(locked.holders(), [id("a"), id("b")]);
 }
