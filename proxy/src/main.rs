@@ -149,8 +149,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         }
         Command::Cleanup(bpf) => {
             start_log(false);
-            let config =
-                loader::Config { directory: bpf.bpf_dir, ..loader::Config::default() };
+            let config = loader::Config { directory: bpf.bpf_dir, ..loader::Config::default() };
             runtime()?.block_on(agent::cleanup(&config)).context("could not remove all")
         }
     }
@@ -251,7 +250,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn start_log(json: bool) {
     let filter = EnvFilter::try_from_env("BOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter);
+    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let builder = builder.with_ansi(ansi).with_writer(std::io::stderr);
     match json {
         true => builder.json().init(),
         false => builder.with_target(false).init(),

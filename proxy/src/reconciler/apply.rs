@@ -12,7 +12,7 @@ use bowline_abi::{
 };
 
 use super::expansion;
-use super::installed::{Installed, InstalledBackend, Live};
+use super::installed::{Installed, InstalledBackend, InstalledFrontend, Live};
 use super::pools::Range;
 use super::quarantine::{Freed, Pools, Quarantine};
 use super::vips::Vips;
@@ -77,8 +77,9 @@ impl Kernel {
     ) -> Result<(), ApplyError> {
         self.delete_frontends(maps, installed, |_, _| false)?;
         maps.flip(ServiceId(installed.id), DescriptorIndex(0))?;
-        if let Some(live) = installed.live.take() {
-            self.free_live(&live);
+        installed.doubtful.extend(installed.live.take());
+        for old in installed.doubtful.drain(..) {
+            self.free_live(&old);
         }
         delete_ranges(maps, installed, |_| false)?;
         self.drop_backends(maps, installed, |_| false)?;
@@ -93,29 +94,26 @@ impl Kernel {
         installed: &mut Installed,
     ) -> Result<(), ApplyError> {
         for backend in &row.backends {
-            match installed.backend(backend.address) {
-                Ok(at) if installed.backends[at].flags == expansion::backend_flags(backend) => {
-                    let present = &mut installed.backends[at];
-                    let state = expansion::backend_state(backend).unwrap_or(BACKEND_TERMINATING);
-                    if present.state != state {
-                        maps.set_backend_state(BackendIndex(present.index), state)?;
-                        present.state = state;
-                    }
+            let wanted = expansion::backend_state(backend);
+            match (installed.backend(backend.address), wanted) {
+                // It moved to or from this node: another backend, as the flags are constant. The
+                // live slots may name the old one; it is freed with them, by the next flip.
+                (Ok(at), Some(state))
+                    if installed.backends[at].flags != expansion::backend_flags(backend) =>
+                {
+                    let new = self.new_backend(maps, installed.id, backend, state)?;
+                    let old = std::mem::replace(&mut installed.backends[at], new);
+                    installed.replaced.push(old.index);
                 }
-                // It moved to or from this node: another backend, as the flags are constant.
-                Ok(at) => {
-                    if let Some(state) = expansion::backend_state(backend) {
-                        let new = self.new_backend(maps, installed.id, backend, state)?;
-                        let old = std::mem::replace(&mut installed.backends[at], new);
-                        self.quarantine_later(old, installed);
-                    }
+                (Ok(at), wanted) => {
+                    let state = wanted.unwrap_or(BACKEND_TERMINATING);
+                    set_state(maps, &mut installed.backends[at], state)?;
                 }
-                Err(at) => {
-                    if let Some(state) = expansion::backend_state(backend) {
-                        let new = self.new_backend(maps, installed.id, backend, state)?;
-                        installed.backends.insert(at, new);
-                    }
+                (Err(at), Some(state)) => {
+                    let new = self.new_backend(maps, installed.id, backend, state)?;
+                    installed.backends.insert(at, new);
                 }
+                (Err(_), None) => {}
             }
         }
         Ok(())
@@ -144,12 +142,7 @@ impl Kernel {
             self.pools.backends.give_back(index);
             return Err(error.into());
         }
-        Ok(InstalledBackend { address: backend.address, index, flags, state })
-    }
-
-    /// A backend that the live slots may still name: it is freed with them, by the next flip.
-    fn quarantine_later(&mut self, old: InstalledBackend, installed: &mut Installed) {
-        installed.replaced.push(old.index);
+        Ok(InstalledBackend { address: backend.address, index, flags, state: Some(state) })
     }
 
     fn flip(
@@ -170,12 +163,14 @@ impl Kernel {
             return Ok(());
         }
         let index = self.prepare(maps, &mut wanted, &slots)?;
+        let new = Live { index, value: wanted, slots };
         if let Err(error) = maps.flip(ServiceId(installed.id), DescriptorIndex(index)) {
-            self.free_unused(index, &wanted);
+            installed.doubtful.extend(installed.live.take());
+            installed.doubtful.push(new);
             return Err(error.into());
         }
-        let old = installed.live.replace(Live { index, value: wanted, slots });
-        if let Some(old) = old {
+        installed.doubtful.extend(installed.live.replace(new));
+        for old in installed.doubtful.drain(..) {
             self.free_live(&old);
         }
         for index in installed.replaced.drain(..) {
@@ -236,9 +231,16 @@ impl Kernel {
         installed: &mut Installed,
     ) -> Result<(), ApplyError> {
         for range in expansion::source_ranges(installed.id, row) {
-            if !installed.ranges.contains(&range) {
+            let at = match installed.ranges.iter().position(|(present, _)| *present == range) {
+                Some(at) => at,
+                None => {
+                    installed.ranges.push((range, false));
+                    installed.ranges.len() - 1
+                }
+            };
+            if !installed.ranges[at].1 {
                 maps.insert_source_range(&range)?;
-                installed.ranges.push(range);
+                installed.ranges[at].1 = true;
             }
         }
         Ok(())
@@ -252,20 +254,25 @@ impl Kernel {
         installed: &mut Installed,
     ) -> Result<(), ApplyError> {
         for (key, kind) in expansion::frontends(name, row) {
-            let old = installed.frontends.iter().position(|(present, _)| *present == key);
-            match old {
-                Some(at) if installed.frontends[at].1 == kind => continue,
-                // The same address is now of another kind: rows are never updated.
-                Some(at) => {
-                    maps.delete_frontend(&key)?;
-                    let (_, old_kind) = installed.frontends.swap_remove(at);
-                    self.vips.release(key.address, old_kind);
+            let old = installed.frontends.iter().position(|present| present.key == key);
+            let at = match old {
+                Some(at) if installed.frontends[at].kind == kind => at,
+                old => {
+                    // The same address is now of another kind: rows are never updated.
+                    if let Some(at) = old {
+                        maps.delete_frontend(&key)?;
+                        let present = installed.frontends.swap_remove(at);
+                        self.vips.release(key.address, present.kind);
+                    }
+                    self.vips.hold(key.address, kind);
+                    installed.frontends.push(InstalledFrontend { key, kind, sure: false });
+                    installed.frontends.len() - 1
                 }
-                None => {}
+            };
+            if !installed.frontends[at].sure {
+                maps.insert_frontend(&key, &FrontendRow { service: installed.id, kind })?;
+                installed.frontends[at].sure = true;
             }
-            maps.insert_frontend(&key, &FrontendRow { service: installed.id, kind })?;
-            installed.frontends.push((key, kind));
-            self.vips.hold(key.address, kind);
         }
         Ok(())
     }
@@ -277,14 +284,14 @@ impl Kernel {
         keep: impl Fn(&FrontendKey, u32) -> bool,
     ) -> Result<(), ApplyError> {
         let mut at = 0;
-        while let Some(&(key, kind)) = installed.frontends.get(at) {
-            if keep(&key, kind) {
+        while let Some(present) = installed.frontends.get(at).copied() {
+            if keep(&present.key, present.kind) {
                 at += 1;
                 continue;
             }
-            maps.delete_frontend(&key)?;
+            maps.delete_frontend(&present.key)?;
             installed.frontends.swap_remove(at);
-            self.vips.release(key.address, kind);
+            self.vips.release(present.key.address, present.kind);
         }
         Ok(())
     }
@@ -303,10 +310,7 @@ impl Kernel {
                 at += 1;
                 continue;
             }
-            if backend.state != BACKEND_TERMINATING {
-                maps.set_backend_state(BackendIndex(backend.index), BACKEND_TERMINATING)?;
-                backend.state = BACKEND_TERMINATING;
-            }
+            set_state(maps, backend, BACKEND_TERMINATING)?;
             self.quarantine.put(Freed::Backend(backend.index));
             installed.backends.remove(at);
         }
@@ -317,13 +321,27 @@ impl Kernel {
     }
 }
 
+/// Sets a backend's state, and doubts the present one if that fails.
+fn set_state(
+    maps: &mut dyn Maps,
+    backend: &mut InstalledBackend,
+    state: u32,
+) -> Result<(), ApplyError> {
+    if backend.state != Some(state) {
+        backend.state = None;
+        maps.set_backend_state(BackendIndex(backend.index), state)?;
+        backend.state = Some(state);
+    }
+    Ok(())
+}
+
 fn delete_ranges(
     maps: &mut dyn Maps,
     installed: &mut Installed,
     keep: impl Fn(&bowline_abi::SourceRangeKey) -> bool,
 ) -> Result<(), ApplyError> {
     let mut at = 0;
-    while let Some(range) = installed.ranges.get(at) {
+    while let Some((range, _)) = installed.ranges.get(at) {
         if keep(range) {
             at += 1;
             continue;

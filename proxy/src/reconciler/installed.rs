@@ -1,5 +1,6 @@
-//! What the maps hold on behalf of one service port: recorded step by step, as each operation
-//! succeeds, so that a failed update goes on where it stopped.
+//! What the maps hold on behalf of one service port: recorded step by step, so that a failed update
+//! goes on where it stopped. A failed operation may have been done all the same: what it was about is
+//! remembered before it is tried, and is doubtful until a try succeeds.
 
 use std::net::SocketAddr;
 
@@ -11,17 +12,20 @@ use super::pools::Range;
 #[derive(Debug, Default)]
 pub(super) struct Installed {
     pub(super) id: u32,
+    /// The descriptor that SERVICES names; None if nothing or one of `doubtful`.
     pub(super) live: Option<Live>,
+    /// After a failed flip: readers may hold any of these.
+    pub(super) doubtful: Vec<Live>,
     /// Sorted by address.
     pub(super) backends: Vec<InstalledBackend>,
-    /// Key and `KIND_`.
-    pub(super) frontends: Vec<(FrontendKey, u32)>,
-    pub(super) ranges: Vec<SourceRangeKey>,
+    pub(super) frontends: Vec<InstalledFrontend>,
+    /// And whether the row is surely there.
+    pub(super) ranges: Vec<(SourceRangeKey, bool)>,
     /// Indices of backends that others took the place of; the live slots may still name them.
     pub(super) replaced: Vec<u32>,
 }
 
-/// The descriptor that SERVICES names now, and the backend indices in its slots.
+/// A descriptor and the backend indices in its slots.
 #[derive(Debug)]
 pub(super) struct Live {
     pub(super) index: u32,
@@ -36,7 +40,18 @@ pub(super) struct InstalledBackend {
     pub(super) address: SocketAddr,
     pub(super) index: u32,
     pub(super) flags: u16,
-    pub(super) state: u32,
+    /// None if the last change failed.
+    pub(super) state: Option<u32>,
+}
+
+/// A row of FRONTENDS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct InstalledFrontend {
+    pub(super) key: FrontendKey,
+    /// One of the `KIND_` constants.
+    pub(super) kind: u32,
+    /// Whether the row is surely there.
+    pub(super) sure: bool,
 }
 
 impl Live {

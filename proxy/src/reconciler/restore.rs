@@ -9,7 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use bowline_abi::{BACKEND_FREE, Descriptor, FrontendKey};
 
 use super::apply::Kernel;
-use super::installed::{self, Installed, InstalledBackend, Live};
+use super::installed::{self, Installed, InstalledBackend, InstalledFrontend, Live};
 use super::pools::Range;
 use super::quarantine::Freed;
 use crate::maps::Dump;
@@ -32,11 +32,12 @@ impl Restored {
         }
         for (key, row) in &dump.frontends {
             restored.by_frontend.insert(*key, row.service);
-            restored.of(row.service, kernel).frontends.push((*key, row.kind));
+            let frontend = InstalledFrontend { key: *key, kind: row.kind, sure: true };
+            restored.of(row.service, kernel).frontends.push(frontend);
             kernel.vips.hold(key.address, row.kind);
         }
         for range in &dump.source_ranges {
-            restored.of(range.service, kernel).ranges.push(*range);
+            restored.of(range.service, kernel).ranges.push((*range, true));
         }
         restored.take_backends(dump, kernel);
         for (address, flags) in &dump.vips {
@@ -106,7 +107,7 @@ impl Restored {
                 address: SocketAddr::new(IpAddr::from(row.address), u16::from_be(row.port)),
                 index: index.0,
                 flags: row.flags,
-                state: row.state,
+                state: Some(row.state),
             };
             let in_use =
                 |index: u32| owner.live.as_ref().is_some_and(|live| live.slots.contains(&index));

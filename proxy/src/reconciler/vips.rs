@@ -16,12 +16,18 @@ pub(super) struct Vips {
     dirty: BTreeSet<Address>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Vip {
     cluster: u32,
     external: u32,
-    /// The flags in the map, 0 for no row.
-    installed: u32,
+    /// The flags in the map, 0 for no row; None if the last change failed.
+    installed: Option<u32>,
+}
+
+impl Default for Vip {
+    fn default() -> Self {
+        Self { cluster: 0, external: 0, installed: Some(0) }
+    }
 }
 
 impl Vip {
@@ -42,7 +48,7 @@ impl Vips {
         let Some(flag) = vip_flag(kind) else { return };
         let vip = self.addresses.entry(address).or_default();
         *vip.count(flag) += 1;
-        if vip.wanted() != vip.installed {
+        if Some(vip.wanted()) != vip.installed {
             self.dirty.insert(address);
         }
     }
@@ -54,14 +60,14 @@ impl Vips {
         };
         let count = vip.count(flag);
         *count = count.saturating_sub(1);
-        if vip.wanted() != vip.installed {
+        if Some(vip.wanted()) != vip.installed {
             self.dirty.insert(address);
         }
     }
 
     /// A row that an earlier agent left.
     pub(super) fn restore(&mut self, address: Address, flags: u32) {
-        self.addresses.entry(address).or_default().installed = flags;
+        self.addresses.entry(address).or_default().installed = Some(flags);
         self.dirty.insert(address);
     }
 
@@ -76,15 +82,16 @@ impl Vips {
         let dirty = std::mem::take(&mut self.dirty);
         for address in dirty {
             let Some(vip) = self.addresses.get_mut(&address) else { continue };
-            let wanted = if prune { vip.wanted() } else { vip.wanted() | vip.installed };
+            let kept = if prune { 0 } else { vip.installed.unwrap_or(0) };
+            let wanted = vip.wanted() | kept;
             let done = match wanted {
-                wanted if wanted == vip.installed => Ok(()),
+                wanted if Some(wanted) == vip.installed => Ok(()),
                 0 => maps.delete_vip(address),
                 wanted => maps.insert_vip(address, wanted),
             };
             match done {
                 Ok(()) => {
-                    vip.installed = wanted;
+                    vip.installed = Some(wanted);
                     if wanted != vip.wanted() {
                         self.dirty.insert(address);
                     } else if wanted == 0 {
@@ -92,6 +99,7 @@ impl Vips {
                     }
                 }
                 Err(error) => {
+                    vip.installed = None;
                     self.dirty.insert(address);
                     failed = Err(error);
                 }
