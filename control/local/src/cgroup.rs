@@ -115,9 +115,6 @@ impl Layout {
 
     /// Makes the group in every hierarchy. On v1 a cpuset must be filled before a process enters.
     pub(crate) fn create(&self, name: &str) -> Result<(), CgroupError> {
-        if self.is_pure_v2() {
-            delegate(self.v2());
-        }
         for hierarchy in &self.hierarchies {
             let path = hierarchy.point.join(name);
             let made = fs::create_dir_all(&path).and_then(|()| match &hierarchy.v1 {
@@ -203,14 +200,33 @@ pub(crate) fn open_procs(group: &Path) -> io::Result<OwnedFd> {
 /// Hands as many controllers as the kernel lets us to the children of a v2 group. What is refused
 /// (a controller that is absent or bound to v1) costs the pods that limit, nothing else.
 pub(crate) fn delegate(group: &Path) {
-    let available = fs::read_to_string(group.join("cgroup.controllers")).unwrap_or_default();
-    for controller in CONTROLLERS {
-        if available.split_whitespace().any(|name| name == controller) {
-            let wish = format!("+{controller}");
-            if let Err(error) = fs::write(group.join("cgroup.subtree_control"), wish) {
-                tracing::debug!(?group, controller, %error, "controller is not delegated");
-            }
-        }
+    for controller in undelegated(group) {
+        set_controller(group, '+', &controller);
+    }
+}
+
+/// The controllers that nodes can use and that the group has but does not hand to its children.
+pub(crate) fn undelegated(group: &Path) -> Vec<String> {
+    let words = |file| -> BTreeSet<String> {
+        let text = fs::read_to_string(group.join(file)).unwrap_or_default();
+        text.split_whitespace().map(str::to_owned).collect()
+    };
+    let (available, handed) = (words("cgroup.controllers"), words("cgroup.subtree_control"));
+    let is_open = |name: &&str| available.contains(*name) && !handed.contains(*name);
+    CONTROLLERS.iter().copied().filter(is_open).map(str::to_owned).collect()
+}
+
+/// Takes controllers from the children of a v2 group; one that another child uses stays.
+pub(crate) fn withdraw(group: &Path, controllers: &[String]) {
+    for controller in controllers {
+        set_controller(group, '-', controller);
+    }
+}
+
+fn set_controller(group: &Path, sign: char, controller: &str) {
+    let wish = format!("{sign}{controller}");
+    if let Err(error) = fs::write(group.join("cgroup.subtree_control"), &wish) {
+        tracing::debug!(?group, wish, %error, "the kernel keeps its controllers as they are");
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -12,12 +13,12 @@ use crate::cgroup::{CgroupError, Layout};
 use crate::net::lan::{self, LanError};
 use crate::net::{nat, netns, subnet};
 use crate::node::{self, Node, NodeError};
-use crate::node_init::spec::Spec;
-use crate::plan::{self, Options, Plan, PlanError, Workload};
+use crate::node_init::spec::{Spec, hosts_file};
+use crate::plan::{self, NodePlan, Options, Plan, PlanError, Workload};
 use crate::process::{find_init, in_parallel};
 use crate::progress::Progress;
-use crate::record::{Lock, Phase, Record, machine};
-use crate::{remove, status};
+use crate::record::{Lock, Phase, Record};
+use crate::{machine, remove, status};
 
 /// Why an act on a cluster failed.
 #[derive(Debug, thiserror::Error)]
@@ -87,8 +88,8 @@ pub enum Error {
     /// The archive is not to be read.
     #[error("open the image archive {0}")]
     Archive(PathBuf, #[source] io::Error),
-    /// The machine's tables can't be read.
-    #[error("read the machine's state")]
+    /// The machine's tables or settings.
+    #[error("read or change the machine's state")]
     Machine(#[source] io::Error),
 }
 
@@ -138,6 +139,7 @@ impl Cluster {
         workload.prepare(&record.plan).map_err(Error::Prepare)?;
         progress.step("network");
         lan::ensure(&record.plan)?;
+        machine::delegate(&layout).map_err(Error::Machine)?;
         open_way_outside(&record.plan, progress);
         let shared = Arc::new(record.clone());
         let lan = netns::path(&plan::lan_netns(&record.plan.name));
@@ -147,6 +149,7 @@ impl Cluster {
             let spec = Spec::new(&record.plan, node, lan.clone(), units);
             Node::new(Arc::clone(&shared), node.clone()).boot_locked(&layout, &lock, &spec)
         })?;
+        tell_names(&layout, &record.plan, &down);
         record.phase = Phase::Up;
         write_record(&record)?;
         let booted = down.into_iter().map(|node| node.name).collect();
@@ -278,6 +281,8 @@ fn planned(options: &Options) -> Result<Record, Error> {
 fn new_record(options: &Options, state_dir: &Path) -> Result<Record, Error> {
     let folder = |error| Error::Folder(state_dir.to_owned(), error);
     fs::create_dir_all(state_dir).map_err(folder)?;
+    // Keys of the cluster are in it.
+    fs::set_permissions(state_dir, fs::Permissions::from_mode(0o700)).map_err(folder)?;
     if fs::read_dir(state_dir).map_err(folder)?.next().is_some() {
         return Err(Error::ForeignFolder(state_dir.to_owned()));
     }
@@ -318,6 +323,17 @@ fn make_folders(record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
+/// Nodes that ran before others were added learn the new ones' names.
+fn tell_names(layout: &Layout, plan: &Plan, booted: &[NodePlan]) {
+    let hosts = hosts_file(&plan.nodes);
+    for node in plan.nodes.iter().filter(|node| !booted.contains(node)) {
+        let Some(init) = find_init(layout, &node.cgroup) else { continue };
+        if let Err(error) = fs::write(format!("/proc/{init}/root/etc/hosts"), &hosts) {
+            tracing::warn!(node = node.name, %error, "the node's /etc/hosts is not renewed");
+        }
+    }
+}
+
 /// Lets the nodes reach what the machine reaches. A cluster works without it, so what can't be
 /// done is said and no more.
 fn open_way_outside(plan: &Plan, progress: &dyn Progress) {
@@ -326,7 +342,19 @@ fn open_way_outside(plan: &Plan, progress: &dyn Progress) {
         return progress.note("this machine has no default route, so the nodes have none outside");
     }
     let opened =
-        machine::forward_packets().and_then(|_| nat::ensure(&nat::table(&plan.name), plan.subnet));
+        machine::forward_packets().and_then(|()| nat::ensure(&nat::table(&plan.name), plan.subnet));
+    match nat::forward_is_dropped() {
+        Ok(Some(chain)) => {
+            let link = plan.host_link();
+            progress.note(&format!(
+                "the firewall of this machine drops what it forwards (policy of {chain}), so nodes \
+                 reach nothing beyond it; inside the cluster nothing is missing. To let them out: \
+                 iptables -I FORWARD -i {link} -j ACCEPT; iptables -I FORWARD -o {link} -j ACCEPT"
+            ));
+        }
+        Ok(None) => {}
+        Err(error) => tracing::debug!(%error, "the machine's firewall is not readable"),
+    }
     if let Err(error) = opened {
         progress.note(&format!(
             "nodes reach this machine but nothing beyond it, as the kernel refuses a masquerade \

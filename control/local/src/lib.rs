@@ -19,6 +19,7 @@ mod cluster;
 pub mod containerd;
 pub mod image;
 mod logs;
+mod machine;
 mod mountinfo;
 mod net;
 mod node;

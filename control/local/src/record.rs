@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 
 /// Holds what concerns this boot of the machine only.
-const RUN: &str = "/run/bowline-local";
+pub(crate) const RUN: &str = "/run/bowline-local";
 
 /// How long one command waits for another on the same cluster.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -121,35 +121,6 @@ impl Lock {
 fn is_same(file: &File, path: &Path) -> bool {
     let (Ok(ours), Ok(present)) = (file.metadata(), fs::metadata(path)) else { return false };
     (ours.dev(), ours.ino()) == (present.dev(), present.ino())
-}
-
-/// Settings of the machine that a cluster needs changed, with what they were before. Shared by
-/// all clusters of the machine: the last one that leaves puts them back.
-pub(crate) mod machine {
-    use super::*;
-    use crate::net::netns;
-
-    const FILE: &str = "/run/bowline-local/machine.json";
-    const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
-
-    /// Lets the machine forward packets; whether that was a change.
-    pub(crate) fn forward_packets() -> io::Result<bool> {
-        if fs::read_to_string(FORWARD)?.trim() == "1" {
-            return Ok(false);
-        }
-        write_whole(Path::new(FILE), b"{\"ipForward\":\"0\"}\n")?;
-        fs::write(FORWARD, "1")?;
-        Ok(true)
-    }
-
-    /// Puts the machine's settings back if no cluster is left.
-    pub(crate) fn restore() -> io::Result<()> {
-        if !netns::named(plan::PREFIX).is_empty() || !Path::new(FILE).exists() {
-            return Ok(());
-        }
-        fs::write(FORWARD, "0")?;
-        fs::remove_file(FILE)
-    }
 }
 
 #[cfg(test)]

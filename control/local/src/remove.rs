@@ -12,12 +12,12 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::cgroup::{CgroupError, Layout};
-use crate::mountinfo;
 use crate::net::lan::{self, LanError};
 use crate::plan;
 use crate::process::in_parallel;
 use crate::progress::Progress;
-use crate::record::{self, Record, machine};
+use crate::record::{self, Record};
+use crate::{machine, mountinfo};
 
 /// Folders above a state folder that we made for the default place; left alone unless empty.
 const OWN_PARENTS: [&str; 2] = ["/var/lib/bowline/local", "/var/lib/bowline"];
@@ -32,7 +32,7 @@ pub enum RemoveError {
     #[error(transparent)]
     Lan(#[from] LanError),
     /// A setting of the machine.
-    #[error("put the machine's ip_forward setting back")]
+    #[error("put the machine's settings back (ip_forward, cgroup controllers)")]
     Machine(#[source] io::Error),
     /// A mount below the state folder.
     #[error("unmount {0}")]
@@ -58,7 +58,7 @@ pub(crate) fn everything(
     in_parallel(&groups, |group| layout.destroy(group))?;
     progress.step("network");
     lan::remove(name)?;
-    machine::restore().map_err(RemoveError::Machine)?;
+    machine::restore(&layout).map_err(RemoveError::Machine)?;
     progress.step("files");
     remove_state(name, state_dir, record.as_ref())
 }

@@ -33,7 +33,7 @@ pub struct Status {
     pub host_link: String,
     /// The network namespace with the bridge, as `ip netns` names it.
     pub netns: String,
-    /// Bytes on disk under `state_dir`.
+    /// Bytes on disk: the nodes' and what they share.
     pub disk_bytes: u64,
     /// In the order of their numbers.
     pub nodes: Vec<NodeStatus>,
@@ -99,6 +99,8 @@ const BLOCK_BYTES: u64 = 512;
 pub(crate) fn of(cluster: &Cluster) -> Result<Status, Error> {
     let layout = Layout::read()?;
     let plan = cluster.plan();
+    let nodes: Vec<_> = cluster.nodes().iter().map(|node| node_status(node, &layout)).collect();
+    let of_nodes: u64 = nodes.iter().map(|node| node.disk_bytes).sum();
     Ok(Status {
         name: plan.name.clone(),
         state_dir: plan.state_dir.clone(),
@@ -107,8 +109,8 @@ pub(crate) fn of(cluster: &Cluster) -> Result<Status, Error> {
         gateway: plan.gateway,
         host_link: plan.host_link(),
         netns: plan::lan_netns(&plan.name),
-        disk_bytes: disk_bytes(&plan.state_dir),
-        nodes: cluster.nodes().iter().map(|node| node_status(node, &layout)).collect(),
+        disk_bytes: of_nodes + disk_bytes(&plan.shared_dir()),
+        nodes,
     })
 }
 

@@ -11,6 +11,7 @@ use nix::sys::socket::{
 
 pub(crate) const REQUEST: u16 = 0x1;
 pub(crate) const ACK: u16 = 0x4;
+pub(crate) const DUMP: u16 = 0x300;
 pub(crate) const EXCLUSIVE: u16 = 0x200;
 pub(crate) const CREATE: u16 = 0x400;
 pub(crate) const APPEND: u16 = 0x800;
@@ -179,6 +180,19 @@ fn result_of(body: &[u8]) -> io::Result<()> {
     }
 }
 
+/// The attributes of a body after its fixed part; what is cut off is left out.
+pub(crate) fn attributes(mut bytes: &[u8]) -> Vec<(u16, &[u8])> {
+    let mut found = Vec::new();
+    while let Some(header) = bytes.get(..4) {
+        let length = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & !NESTED;
+        let Some(value) = bytes.get(4..length) else { break };
+        found.push((kind, value));
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+    }
+    found
+}
+
 pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     Some(u32::from_ne_bytes(bytes.get(offset..offset + 4)?.try_into().ok()?))
 }
@@ -197,6 +211,16 @@ mod tests {
         assert_eq!(u32_at(&bytes, 0), Some(u32::try_from(bytes.len()).expect("short")));
         let nest = &bytes[HEADER + 16 + 12..];
         assert_eq!(u16::from_ne_bytes([nest[0], nest[1]]), 4 + 12);
+    }
+
+    #[test]
+    fn attributes_are_read_as_they_are_written() {
+        let bytes = Message::new(0, 0, &[]).text(1, "ab").nest(2, |m| m.number(3, 7)).finish(1);
+        let outer = attributes(&bytes[HEADER..]);
+        assert_eq!(outer[0], (1, b"ab\0".as_slice()));
+        assert_eq!(attributes(outer[1].1), [(3, 7u32.to_ne_bytes().as_slice())]);
+        assert!(attributes(&bytes[HEADER..HEADER + 6]).is_empty());
+        assert!(attributes(&[0; 8]).is_empty(), "a length of 0 must not be an endless loop");
     }
 
     #[test]

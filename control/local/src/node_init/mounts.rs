@@ -129,16 +129,12 @@ struct Files {
 impl Files {
     /// Before the host's mounts are gone: `/etc/resolv.conf` may be a link to `/run`.
     fn read(spec: &Spec) -> Self {
-        let mut hosts = "127.0.0.1 localhost\n::1 localhost ip6-localhost\n".to_owned();
-        for (name, address) in &spec.hosts {
-            hosts.push_str(&format!("{address} {name}\n"));
-        }
         let resolv = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let resolv = match has_reachable_server(&resolv) {
             true => resolv,
             false => fs::read_to_string(RESOLVED).unwrap_or(resolv),
         };
-        Self { hosts, hostname: format!("{}\n", spec.name), resolv }
+        Self { hosts: spec.hosts.clone(), hostname: format!("{}\n", spec.name), resolv }
     }
 
     fn write(&self) -> Result<(), MountError> {

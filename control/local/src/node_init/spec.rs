@@ -30,8 +30,8 @@ pub(crate) struct Spec {
     pub(crate) shared: PathBuf,
     /// Bowline's binaries on the host.
     pub(crate) bin: PathBuf,
-    /// Names of all nodes for `/etc/hosts`.
-    pub(crate) hosts: Vec<(String, Ipv4Addr)>,
+    /// `/etc/hosts` with the names of all nodes.
+    pub(crate) hosts: String,
     /// What to keep running.
     pub(crate) units: Vec<Unit>,
 }
@@ -48,7 +48,7 @@ impl Spec {
             dir: plan.node_dir(&node.name),
             shared: plan.shared_dir(),
             bin: plan.bin_dir.clone(),
-            hosts: plan.nodes.iter().map(|node| (node.name.clone(), node.address)).collect(),
+            hosts: hosts_file(&plan.nodes),
             units,
         }
     }
@@ -61,4 +61,10 @@ impl Spec {
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         serde_json::from_slice(&std::fs::read(path)?).map_err(io::Error::from)
     }
+}
+
+/// `/etc/hosts` of every node.
+pub(crate) fn hosts_file(nodes: &[NodePlan]) -> String {
+    let names = nodes.iter().map(|node| format!("{} {}\n", node.address, node.name));
+    "127.0.0.1 localhost\n::1 localhost ip6-localhost\n".to_owned() + &names.collect::<String>()
 }
