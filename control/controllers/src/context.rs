@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::gc::Collector;
 use crate::node::health::Heartbeats;
+use crate::pod_gc::Missing;
 use crate::queue::IsRoutine;
 
 /// Namespace of the nodes' leases.
@@ -85,6 +86,7 @@ pub(crate) struct Context {
     pub(crate) recorder: Recorder,
     pub(crate) heartbeats: Heartbeats,
     pub(crate) collector: Arc<Collector>,
+    pub(crate) missing: Missing,
 }
 
 impl Context {
@@ -102,6 +104,7 @@ impl Context {
             recorder,
             heartbeats: Heartbeats::default(),
             collector: Arc::new(Collector::default()),
+            missing: Missing::default(),
         })
     }
 
