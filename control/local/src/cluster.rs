@@ -18,7 +18,7 @@ use crate::plan::{self, NodePlan, Options, Plan, PlanError, Workload};
 use crate::process::{find_init, in_parallel};
 use crate::progress::Progress;
 use crate::record::{Lock, Phase, Record};
-use crate::{machine, remove, status};
+use crate::{machine, record, remove, status};
 
 /// Why an act on a cluster failed.
 #[derive(Debug, thiserror::Error)]
@@ -60,8 +60,19 @@ pub enum Error {
         present: Ipv4Network,
     },
     /// The machine uses the network already.
-    #[error("the subnet {0} is in use on this machine: choose another with --subnet")]
+    #[error("the subnet {0} is in use on this machine for something else: choose another")]
     SubnetTaken(String),
+    /// The machine has come to use the cluster's network for something else.
+    #[error(
+        "the subnet {subnet} of the cluster {name} is now in use on this machine for something \
+         else: free it, or take the cluster down (bowline local down)"
+    )]
+    SubnetLost {
+        /// The cluster.
+        name: String,
+        /// Its subnet.
+        subnet: Ipv4Network,
+    },
     /// The workload could not prepare.
     #[error("prepare the cluster's files")]
     Prepare(#[source] io::Error),
@@ -122,6 +133,8 @@ impl Cluster {
         plan::check_name(&options.name)?;
         let lock = lock(&options.name)?;
         let layout = Layout::read()?;
+        // From the choice of a subnet until the host has an address in it, no other cluster chooses.
+        let choosing = machine::Choosing::begin().map_err(Error::Machine)?;
         let mut record = planned(options)?;
         let down: Vec<_> = record
             .plan
@@ -130,17 +143,18 @@ impl Cluster {
             .filter(|node| find_init(&layout, &node.cgroup).is_none())
             .cloned()
             .collect();
+        progress.step("network");
+        write_record(&record)?;
+        lan::ensure(&record.plan)?;
+        drop(choosing);
         if down.is_empty() && record.phase == Phase::Up {
             return Ok(Up { cluster: Self::of(record), booted: Vec::new() });
         }
-        write_record(&record)?;
+        machine::delegate(&layout).map_err(Error::Machine)?;
+        open_way_outside(&record.plan, progress);
         progress.step("files");
         make_folders(&record)?;
         workload.prepare(&record.plan).map_err(Error::Prepare)?;
-        progress.step("network");
-        lan::ensure(&record.plan)?;
-        machine::delegate(&layout).map_err(Error::Machine)?;
-        open_way_outside(&record.plan, progress);
         let shared = Arc::new(record.clone());
         let lan = netns::path(&plan::lan_netns(&record.plan.name));
         in_parallel(&down, |node| {
@@ -266,6 +280,10 @@ fn planned(options: &Options) -> Result<Record, Error> {
         let name = present.plan.name;
         return Err(Error::OtherSubnet { name, present: present.plan.subnet });
     }
+    if !subnet::is_free(present.plan.subnet, &taken_subnets(&options.name)?) {
+        let name = present.plan.name;
+        return Err(Error::SubnetLost { name, subnet: present.plan.subnet });
+    }
     let plan = Plan::new(options, present.plan.subnet)?;
     if plan.nodes.len() < present.plan.nodes.len() {
         return Err(Error::Shrink {
@@ -279,15 +297,8 @@ fn planned(options: &Options) -> Result<Record, Error> {
 }
 
 fn new_record(options: &Options, state_dir: &Path) -> Result<Record, Error> {
-    let folder = |error| Error::Folder(state_dir.to_owned(), error);
-    fs::create_dir_all(state_dir).map_err(folder)?;
-    // Keys of the cluster are in it.
-    fs::set_permissions(state_dir, fs::Permissions::from_mode(0o700)).map_err(folder)?;
-    if fs::read_dir(state_dir).map_err(folder)?.next().is_some() {
-        return Err(Error::ForeignFolder(state_dir.to_owned()));
-    }
-    let table = fs::read_to_string("/proc/net/route").map_err(Error::Machine)?;
-    let taken = subnet::routes(&table, &plan::host_link(&options.name));
+    make_own(state_dir)?;
+    let taken = taken_subnets(&options.name)?;
     let subnet = match options.subnet {
         Some(asked) if !subnet::is_free(asked, &taken) => {
             return Err(Error::SubnetTaken(asked.to_string()));
@@ -301,6 +312,24 @@ fn new_record(options: &Options, state_dir: &Path) -> Result<Record, Error> {
     let volatile =
         statfs(state_dir).is_ok_and(|state| state.filesystem_type() == OVERLAYFS_SUPER_MAGIC);
     Ok(Record { phase: Phase::Making, plan, init: init_of(options), volatile })
+}
+
+/// Makes the state folder, readable by root alone as the cluster's keys are in it. One with anything
+/// else in it is somebody else's.
+fn make_own(state_dir: &Path) -> Result<(), Error> {
+    let error = |error| Error::Folder(state_dir.to_owned(), error);
+    fs::create_dir_all(state_dir).map_err(error)?;
+    let mut entries = fs::read_dir(state_dir).map_err(error)?.flatten();
+    if entries.any(|entry| !record::is_unfinished(&entry.path())) {
+        return Err(Error::ForeignFolder(state_dir.to_owned()));
+    }
+    fs::set_permissions(state_dir, fs::Permissions::from_mode(0o700)).map_err(error)
+}
+
+/// The networks that the machine uses without this cluster.
+fn taken_subnets(name: &str) -> Result<Vec<Ipv4Network>, Error> {
+    let table = fs::read_to_string("/proc/net/route").map_err(Error::Machine)?;
+    Ok(subnet::routes(&table, &plan::host_link(name)))
 }
 
 fn init_of(options: &Options) -> Vec<String> {

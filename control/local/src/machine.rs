@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::{self, Layout};
 use crate::net::netns;
 use crate::plan;
-use crate::record::{Lock, RUN, write_whole};
+use crate::record::{Lock, write_whole};
 
 const FILE: &str = "/run/bowline-local/machine.json";
 const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
@@ -76,11 +76,8 @@ pub(crate) fn delegate(layout: &Layout) -> io::Result<()> {
 
 /// Puts the machine's settings back if no cluster is left.
 pub(crate) fn restore(layout: &Layout) -> io::Result<()> {
-    if !Path::new(FILE).exists() {
-        return Ok(());
-    }
     change(|changes| {
-        if !netns::named(plan::PREFIX).is_empty() {
+        if *changes == Changes::default() || !netns::named(plan::PREFIX).is_empty() {
             return Ok(());
         }
         if changes.forwarding {
@@ -91,8 +88,25 @@ pub(crate) fn restore(layout: &Layout) -> io::Result<()> {
     })
 }
 
+/// Keeps other clusters from choosing their subnet, as long as it lives.
+#[derive(Debug)]
+pub(crate) struct Choosing(Option<Lock>);
+
+impl Choosing {
+    pub(crate) fn begin() -> io::Result<Self> {
+        Lock::take(LOCK).map(|lock| Self(Some(lock)))
+    }
+}
+
+impl Drop for Choosing {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.0.take().map(Lock::remove) {
+            tracing::debug!(%error, "a lock's file is left");
+        }
+    }
+}
+
 fn change(act: impl FnOnce(&mut Changes) -> io::Result<()>) -> io::Result<()> {
-    fs::create_dir_all(RUN)?;
     let lock = Lock::take(LOCK)?;
     Changes::read().and_then(|mut changes| act(&mut changes))?;
     lock.remove()

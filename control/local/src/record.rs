@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Plan;
 
 /// Holds what concerns this boot of the machine only.
-pub(crate) const RUN: &str = "/run/bowline-local";
+const RUN: &str = "/run/bowline-local";
 
 /// How long one command waits for another on the same cluster.
 const LOCK_WAIT: Duration = Duration::from_secs(60);
@@ -62,6 +62,11 @@ impl Record {
 /// Where the record is.
 pub(crate) fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("cluster.json")
+}
+
+/// Whether a file is what a kill -9 leaves of the very first record.
+pub(crate) fn is_unfinished(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name == "cluster.new")
 }
 
 /// Replaces a file: a reader sees the old or the new content, also after a kill -9.

@@ -89,6 +89,10 @@ fn remove_state(name: &str, folder: &Path, record: Option<&Record>) -> Result<()
             }
             _ => {}
         }
+    } else {
+        // An `up` that was killed before its record was whole: removed unless somebody else's.
+        let _ = fs::remove_file(record::path(folder).with_extension("new"));
+        let _ = fs::remove_dir(folder);
     }
     for parent in OWN_PARENTS {
         if folder.starts_with(parent) {

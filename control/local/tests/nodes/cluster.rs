@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::machine::Machine;
 use crate::trial::{Greeters, Guard, PORT, eventually, options, output, up};
-use bowline_local::{Cluster, NodeState, Silent};
+use bowline_local::{Cluster, NodeState, Options, Silent};
 
 #[test]
 fn three_nodes_reach_each_other_and_the_host_reaches_them() {
@@ -97,6 +97,8 @@ fn a_crashed_node_boots_again_with_its_disk_and_up_leaves_what_runs() {
     assert!(third.booted.is_empty());
     let more = Cluster::up(&options("t-crash", 3), &Greeters, &Silent).expect("one more");
     assert_eq!(more.booted, ["n3"]);
+    let hosts = output(&one, &["cat", "/etc/hosts"]);
+    assert!(hosts.contains(" n3"), "an older node does not know the new one: {hosts}");
     let fewer = Cluster::up(&options("t-crash", 1), &Greeters, &Silent).expect_err("fewer");
     assert!(fewer.to_string().contains("bowline local down"), "{fewer}");
 }
@@ -132,6 +134,27 @@ fn a_command_can_be_fed_and_read_while_it_runs() {
     child.stdin.take().expect("a pipe").write_all(b"through").expect("written");
     let output = child.wait_with_output().expect("ended");
     assert_eq!(output.stdout, b"through");
+}
+
+#[test]
+fn a_folder_or_subnet_of_somebody_else_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("mine"), "precious").expect("written");
+    let with_folder = Options { state_dir: Some(folder.path().to_owned()), ..options("t-own", 1) };
+    let error = Cluster::up(&with_folder, &Greeters, &Silent).expect_err("not an empty folder");
+    assert!(error.to_string().contains("is not empty"), "{error}");
+    Cluster::down("t-own", Some(folder.path()), &Silent).expect("down");
+    assert!(folder.path().join("mine").exists(), "down removed a file that is not the cluster's");
+
+    let (cluster, _, _guard) = up("t-own", 1);
+    let taken = Options { subnet: Some(cluster.plan().subnet), ..options("t-own2", 1) };
+    let error = Cluster::up(&taken, &Greeters, &Silent).expect_err("the subnet is taken");
+    assert!(error.to_string().contains("choose another"), "{error}");
+    Cluster::down("t-own2", None, &Silent).expect("down");
+    let other =
+        Options { subnet: Some("10.99.0.0/29".parse().expect("one")), ..options("t-own", 1) };
+    let error = Cluster::up(&other, &Greeters, &Silent).expect_err("it has another subnet");
+    assert!(error.to_string().contains("bowline local down"), "{error}");
 }
 
 #[test]
