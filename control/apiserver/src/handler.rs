@@ -1,0 +1,198 @@
+//! One request, from its head to its answer.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::app::App;
+use crate::authn::{self, User};
+use crate::authz::Attributes;
+use crate::documents;
+use crate::kubelet;
+use crate::query::Query;
+use crate::reply::{self, Reply};
+use crate::rest::{self, Call};
+use crate::route::{self, Route, Target};
+use crate::status::{ApiError, ApiResult};
+
+/// Answers a request, whatever happens; `certificate` is the client's, if it showed one.
+pub(crate) async fn handle(
+    app: Arc<App>,
+    certificate: Option<Arc<User>>,
+    request: Request<Incoming>,
+) -> Reply {
+    let begun = Instant::now();
+    let audit = uuid::Uuid::new_v4().to_string();
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    let route = route::route(request.uri().path());
+    let verb = match &route {
+        Route::Resource(target) => route::verb(request.method(), target, &query),
+        Route::Other => http_verb(request.method()),
+    };
+    let (group, resource) = match &route {
+        Route::Resource(t) if app.kinds.find(&t.group, &t.version, &t.resource).is_some() => {
+            (t.group.clone(), t.resource.clone())
+        }
+        _ => (String::new(), String::new()),
+    };
+    let path = request.uri().path().to_owned();
+    let answer = answer(&app, certificate.as_deref(), request, route, verb, query).await;
+    let mut answer = answer.unwrap_or_else(|error| {
+        tracing::debug!(verb, path, code = error.code, message = error.message, "refused");
+        reply::error(&error)
+    });
+    if let Ok(id) = HeaderValue::from_str(&audit) {
+        answer.headers_mut().insert("audit-id", id);
+    }
+    app.metrics.count(verb, &group, &resource, answer.status().as_u16(), begun.elapsed());
+    answer
+}
+
+async fn answer(
+    app: &Arc<App>,
+    certificate: Option<&User>,
+    request: Request<Incoming>,
+    route: Route,
+    verb: &'static str,
+    query: Query,
+) -> ApiResult<Reply> {
+    let user = app.authn.authenticate(request.headers(), certificate)?;
+    let user = impersonate(app, user, request.headers())?;
+    match route {
+        Route::Other => {
+            let path = request.uri().path().to_owned();
+            let wanted = Attributes {
+                verb: verb.to_owned(),
+                path: Some(path.clone()),
+                ..Attributes::default()
+            };
+            // Joining nodes must be able to fetch the CA before they can trust it: they know its hash.
+            if path != "/cacerts" {
+                app.authz.authorize(&user, &wanted)?;
+            }
+            documents::serve(app, request.method(), &path, &query, request.headers()).await
+        }
+        Route::Resource(target) => {
+            app.authz.authorize(&user, &attributes(verb, &target))?;
+            let kind = app.kinds.find(&target.group, &target.version, &target.resource);
+            let kind = Arc::clone(kind.ok_or_else(ApiError::no_route)?);
+            check_target(&kind, &target)?;
+            let call = Call {
+                app: Arc::clone(app),
+                kind,
+                user,
+                verb,
+                method: request.method().clone(),
+                target,
+                query,
+                headers: request.headers().clone(),
+            };
+            resource(call, request).await
+        }
+    }
+}
+
+fn http_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::HEAD => "head",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "options",
+    }
+}
+
+fn attributes(verb: &str, target: &Target) -> Attributes {
+    Attributes {
+        verb: verb.to_owned(),
+        group: target.group.clone(),
+        version: target.version.clone(),
+        resource: target.resource.clone(),
+        subresource: target.subresource.clone(),
+        namespace: target.namespace.clone(),
+        name: target.name.clone(),
+        path: None,
+    }
+}
+
+/// Takes the user that the headers name, if the one who asks may.
+fn impersonate(app: &App, user: User, headers: &http::HeaderMap) -> ApiResult<User> {
+    let Some(wanted) = authn::impersonated(headers)? else { return Ok(user) };
+    let may = |resource: &str, name: &str| {
+        let attributes = Attributes {
+            verb: "impersonate".to_owned(),
+            resource: resource.to_owned(),
+            name: name.to_owned(),
+            ..Attributes::default()
+        };
+        app.authz.authorize(&user, &attributes)
+    };
+    may("users", &wanted.name)?;
+    for group in &wanted.groups {
+        if group != authn::AUTHENTICATED && group != authn::UNAUTHENTICATED {
+            may("groups", group)?;
+        }
+    }
+    Ok(wanted)
+}
+
+/// The path must fit the kind's scope and know its subresources.
+fn check_target(kind: &crate::kinds::Kind, target: &Target) -> ApiResult<()> {
+    let is_namespace = kind.kind == "Namespace";
+    if !kind.namespaced && !is_namespace && !target.namespace.is_empty() {
+        return Err(ApiError::no_route());
+    }
+    if kind.namespaced && target.namespace.is_empty() && !target.name.is_empty() {
+        return Err(ApiError::no_route());
+    }
+    let known = target.subresource.is_empty() || kind.has_subresource(&target.subresource);
+    if known { Ok(()) } else { Err(ApiError::no_route()) }
+}
+
+async fn resource(call: Call, request: Request<Incoming>) -> ApiResult<Reply> {
+    if kubelet::is_stream(&call.target.resource, &call.target.subresource) {
+        return kubelet::serve(&call, request).await;
+    }
+    if call.kind.namespaced && call.target.namespace.is_empty() && call.verb == "create" {
+        return Err(ApiError::bad_request("an object of this kind is created in a namespace"));
+    }
+    // A watch lives long and costs little: it takes no one's place.
+    let _permit = if call.verb == "watch" { None } else { Some(permit(&call.app)?) };
+    let body = body(&call, request).await?;
+    Box::pin(rest::serve(call, body)).await
+}
+
+fn permit(app: &App) -> ApiResult<OwnedSemaphorePermit> {
+    Arc::clone(&app.in_flight)
+        .try_acquire_owned()
+        .map_err(|_| ApiError::too_many("Too many requests, please try again later.", Some(1)))
+}
+
+async fn body(call: &Call, request: Request<Incoming>) -> ApiResult<Bytes> {
+    let limits = &call.app.config.limits;
+    let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+    let told = told.and_then(|text| text.parse::<usize>().ok());
+    if told.is_some_and(|length| length > limits.max_body_bytes) {
+        return Err(ApiError::too_large(limits.max_body_bytes));
+    }
+    if matches!(call.method, Method::GET | Method::HEAD) {
+        return Ok(Bytes::new());
+    }
+    let read = Limited::new(request.into_body(), limits.max_body_bytes).collect();
+    match tokio::time::timeout(limits.body_timeout, read).await {
+        Err(_) => Err(ApiError::bad_request("the request's body did not come in time")),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(ApiError::too_large(limits.max_body_bytes))
+        }
+        Ok(Err(error)) => Err(ApiError::bad_request(format!("cannot read the body: {error}"))),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+    }
+}
