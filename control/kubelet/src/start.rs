@@ -12,9 +12,11 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::context::{Context, Machine};
 use crate::cri::client::BadSocket;
+use crate::node::{self, lease};
 use crate::pod::manager::{self, Inputs, Pods, Source};
 use crate::runtime::Runtime;
 use crate::runtime::cri::CriRuntime;
+use crate::server;
 use crate::source::objects::{Changed, Objects};
 use crate::source::{api, files};
 use crate::volume::token::Tokens;
@@ -34,6 +36,8 @@ pub enum Error {
     CreateDir { path: PathBuf, source: std::io::Error },
     #[error(transparent)]
     Socket(#[from] BadSocket),
+    #[error(transparent)]
+    Server(#[from] server::Error),
 }
 
 /// Runs a kubelet until `shutdown`. Pods go on running afterwards: a later `run` adopts them.
@@ -76,6 +80,8 @@ pub async fn run_with(
     tokio::spawn(watch_health(Arc::clone(&ctx), network));
     let (to, changes) = mpsc::channel(CHANGES);
     if !ctx.config.standalone {
+        tokio::spawn(Box::pin(node::run(Arc::clone(&ctx), ctx.network_missing.clone())));
+        tokio::spawn(lease::run(Arc::clone(&ctx)));
         ctx.objects.run_services(&ctx.config.client, shutdown.clone());
         let (client, node) = (ctx.config.client.clone(), ctx.config.node_name.clone());
         let from_api = tagged(Source::Api, &to);
@@ -85,6 +91,8 @@ pub async fn run_with(
         let from_files = tagged(Source::Files, &to);
         tokio::spawn(files::watch(dir, ctx.config.node_name.clone(), from_files, shutdown.clone()));
     }
+    let server = server::bind(&ctx, pods.clone()).await?;
+    tokio::spawn(server.serve());
     let inputs = Inputs { changes, events: ctx.runtime.events() };
     manager::run(ctx, pods, inputs).await;
     Ok(())
