@@ -5,7 +5,8 @@ set -eu
 
 out=${1:?usage: build.sh OUT}
 here=$(cd "$(dirname "$0")" && pwd)
-flags="-Clink-arg=--btf -Cdebuginfo=2"
+# Small copies are expanded in place: called for, they would be byte loops.
+flags="-Clink-arg=--btf -Clink-arg=--disable-expand-memcpy-in-order -Cdebuginfo=2"
 
 missing() {
     echo "ebpf/build.sh: $1" >&2

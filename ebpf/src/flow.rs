@@ -146,12 +146,12 @@ pub fn make_remote(scratch: &mut Scratch, service: u32, choice: &Choice) -> Resu
         (first, last) = (SNAT_FIRST_PORT.into(), SNAT_LAST_PORT.into());
     }
     let ports = last - first + 1;
-    // SAFETY: the helper takes nothing.
-    let start = unsafe { bpf_get_prandom_u32() };
     prepare(scratch, service, choice, address, 0);
     let mut attempt = 0;
     while attempt < PORT_ATTEMPTS {
-        let offset = start.wrapping_add(attempt.wrapping_mul(start >> 16 | 1)) % ports;
+        // SAFETY: the helper takes nothing.
+        let random = unsafe { bpf_get_prandom_u32() };
+        let offset = ((u64::from(random) * u64::from(ports)) >> 32) as u32;
         let port = ((first + offset) as u16).to_be();
         scratch.flow.source_port = port;
         scratch.other_key.destination_port = port;

@@ -37,11 +37,13 @@ pub struct Config {
     pub directory: PathBuf,
     /// The cgroup whose sockets are served; `None`: the root of process 1's cgroup2 mount.
     pub cgroup_root: Option<PathBuf>,
+    /// Below which cgroup the self-test connects from; `None`: the root of process 1's mount.
+    pub selftest_parent: Option<PathBuf>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { directory: DEFAULT_DIRECTORY.into(), cgroup_root: None }
+        Self { directory: DEFAULT_DIRECTORY.into(), cgroup_root: None, selftest_parent: None }
     }
 }
 
@@ -181,7 +183,11 @@ impl Dataplane {
         pins::compare(&pins)?;
         programs::load_and_attach(&pins, &cgroup_root)?;
         let mut maps = BpfMaps::open(&pins)?;
-        selftest::connect_from_another_cgroup(&mut maps, &cgroup_root)?;
+        let parent = match &config.selftest_parent {
+            Some(parent) => parent.clone(),
+            None => find_root().unwrap_or_else(|_| cgroup_root.clone()),
+        };
+        selftest::connect_from_another_cgroup(&mut maps, &cgroup_root, &parent)?;
         Ok(Self { maps, pins, cgroup_root })
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use bowline_abi::{Address, VIP_CLUSTER_IP};
 
-use super::{LoadError, cgroup};
+use super::LoadError;
 use crate::maps::{BpfMaps, Maps};
 
 /// An address for documentation, which nobody uses: a cluster IP without ports for a moment.
@@ -23,14 +23,14 @@ const REFUSED: i32 = 0;
 const CONNECTED: i32 = 1;
 const NOT_MOVED: i32 = 2;
 
-/// Connects from a new cgroup below process 1's cgroup2 mount; the hooks must refuse it.
+/// Connects from a new cgroup below `parent`; the hooks, attached to `root`, must refuse it.
 pub(super) fn connect_from_another_cgroup(
     maps: &mut BpfMaps,
     root: &Path,
+    parent: &Path,
 ) -> Result<(), LoadError> {
     let failed = |act| move |source| LoadError::SelfTest { act, source };
-    let host = cgroup::find_root().unwrap_or_else(|_| root.to_path_buf());
-    let tried = host.join(format!("bowline-selftest-{}", std::process::id()));
+    let tried = parent.join(format!("bowline-selftest-{}", std::process::id()));
     fs::create_dir(&tried).map_err(failed("make a cgroup"))?;
     let _remove = RemoveCgroup(&tried);
     let address = Address::from(TEST_ADDRESS);
