@@ -76,3 +76,57 @@ fn copy(path: &Path, out: &mut dyn Write, follow: Option<&AtomicBool>) -> io::Re
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write as _;
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// What has arrived so far.
+    struct Seen<'a>(&'a Mutex<Vec<u8>>);
+
+    impl Write for Seen<'_> {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("not poisoned").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn wait_for(seen: &Mutex<Vec<u8>>, text: &[u8]) {
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !seen.lock().expect("not poisoned").ends_with(text) {
+            assert!(std::time::Instant::now() < deadline, "never seen: {text:?}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_log_is_followed_through_its_rotation() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("unit.log");
+        let append = || File::options().create(true).append(true).open(&path).expect("a file");
+        append().write_all(b"first line\n").expect("written");
+        let (seen, go_on) = (Mutex::new(Vec::new()), AtomicBool::new(true));
+        std::thread::scope(|scope| {
+            let follower = scope.spawn(|| copy(&path, &mut Seen(&seen), Some(&go_on)));
+            wait_for(&seen, b"first line\n");
+            append().write_all(b"second\n").expect("written");
+            wait_for(&seen, b"second\n");
+            File::options().write(true).open(&path).and_then(|f| f.set_len(0)).expect("emptied");
+            append().write_all(b"third\n").expect("written");
+            wait_for(&seen, b"third\n");
+            go_on.store(false, Ordering::Relaxed);
+            follower.join().expect("no panic").expect("followed");
+        });
+        assert_eq!(seen.into_inner().expect("not poisoned"), b"first line\nsecond\nthird\n");
+        fs::remove_file(&path).expect("removed");
+        copy(&path, &mut io::sink(), None).expect("a log that is not there yet is empty");
+    }
+}

@@ -2,12 +2,13 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::machine::Machine;
 use crate::trial::{Greeters, Guard, PORT, eventually, options, output, up};
-use bowline_local::{Cluster, NodeState, Options, Silent};
+use bowline_local::{Cluster, NodePlan, NodeState, Options, Plan, Silent, Unit, Workload};
 
 #[test]
 fn three_nodes_reach_each_other_and_the_host_reaches_them() {
@@ -170,26 +171,35 @@ fn down_leaves_nothing_and_may_be_repeated() {
     assert!(Cluster::open("t-down", None).expect("readable").is_none());
 }
 
+/// This test program again, to run and kill a whole `up` or `down` as a process.
+fn child(act: &str, cluster: &str) -> Child {
+    Command::new(std::env::current_exe().expect("a path"))
+        .args(["--exact", "cluster::the_part_of_the_child_that_is_killed"])
+        .env(KILLED_CHILD, format!("{act} {cluster}"))
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("a child")
+}
+
+/// Kills it after a while; whether it was done already.
+fn kill_after(mut child: Child, while_: Duration) -> bool {
+    std::thread::sleep(while_);
+    let done = child.try_wait().expect("a state").is_some();
+    child.kill().expect("killed");
+    child.wait().expect("dead");
+    done
+}
+
 /// Kills `up` ever later, from its start to its end, and looks at what the next command makes of
 /// the remains.
 #[test]
 fn a_killed_up_is_removed_or_completed() {
     const NAME: &str = "t-kill";
-    const STEP: Duration = Duration::from_millis(2);
     let _guard = Guard(NAME);
     let before = Machine::look(NAME);
     let mut whole = 0;
     for round in 0..30 {
-        let mut child = Command::new(std::env::current_exe().expect("a path"))
-            .args(["--exact", "cluster::the_part_of_the_child_that_is_killed"])
-            .env(KILLED_CHILD, NAME)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("a child");
-        std::thread::sleep(STEP * round);
-        whole += u32::from(child.try_wait().expect("a state").is_some());
-        child.kill().expect("killed");
-        child.wait().expect("dead");
+        whole += u32::from(kill_after(child("up", NAME), Duration::from_millis(2) * round));
         if round % 2 == 1 {
             let up = Cluster::up(&options(NAME, 2), &Greeters, &Silent).expect("completed");
             for node in up.cluster.nodes() {
@@ -205,13 +215,72 @@ fn a_killed_up_is_removed_or_completed() {
     assert!(whole < 25, "the kills came too late to test anything: {whole} of 30");
 }
 
-/// Names the cluster to make.
+#[test]
+fn a_killed_down_is_finished_by_the_next() {
+    const NAME: &str = "t-kdown";
+    let _guard = Guard(NAME);
+    let before = Machine::look(NAME);
+    let mut whole = 0;
+    for round in 0..10 {
+        Cluster::up(&options(NAME, 2), &Greeters, &Silent).expect("up");
+        whole += u32::from(kill_after(child("down", NAME), Duration::from_millis(5) * round));
+        if round % 2 == 1 {
+            Cluster::up(&options(NAME, 2), &Greeters, &Silent).expect("up on the remains");
+        }
+        Cluster::down(NAME, None, &Silent).expect("down");
+        Machine::look(NAME).assert_same(&before);
+    }
+    assert!(whole < 9, "the kills came too late to test anything: {whole} of 10");
+}
+
+/// Says what to do to which cluster.
 const KILLED_CHILD: &str = "BOWLINE_LOCAL_TEST_KILLED_CHILD";
 
-/// Does nothing unless the test above runs it as a process of its own.
+/// Does nothing unless a test above runs it as a process of its own.
 #[test]
 fn the_part_of_the_child_that_is_killed() {
-    if let Ok(name) = std::env::var(KILLED_CHILD) {
-        Cluster::up(&options(&name, 2), &Greeters, &Silent).expect("up");
+    let Ok(order) = std::env::var(KILLED_CHILD) else { return };
+    match order.split_once(' ') {
+        Some(("up", name)) => drop(Cluster::up(&options(name, 2), &Greeters, &Silent)),
+        Some((_, name)) => Cluster::down(name, None, &Silent).expect("down"),
+        None => panic!("{order}"),
     }
+}
+
+/// Two units that tell when they are told to stop; the first one does not obey.
+struct Stoppers;
+
+impl Workload for Stoppers {
+    fn units(&self, _: &Plan, _: &NodePlan) -> Vec<Unit> {
+        let unit = |name: &str, then: &str| {
+            let script = format!(
+                "trap 'echo {name} >> /tmp/stopped; {then}' TERM; echo ready; \
+                 while :; do sleep 0.02; done"
+            );
+            Unit::new(name, ["sh", "-c", &script])
+        };
+        let stubborn = Unit { stop_timeout_ms: 300, ..unit("stubborn", ":") };
+        vec![stubborn, unit("obedient", "exit 0")]
+    }
+}
+
+#[test]
+fn a_shutdown_stops_units_in_reverse_order_and_kills_what_does_not_obey() {
+    let _guard = Guard("t-stop");
+    let up = Cluster::up(&options("t-stop", 1), &Stoppers, &Silent).expect("up");
+    let node = up.cluster.node("n1").expect("n1");
+    for unit in ["stubborn", "obedient"] {
+        eventually("the unit listens", || {
+            let mut log = Vec::new();
+            node.copy_log(unit, &mut log, None).expect("a log");
+            (log == b"ready\n").then_some(())
+        });
+    }
+    let start = Instant::now();
+    node.shut_down().expect("shut down");
+    let took = start.elapsed();
+    assert!(took >= Duration::from_millis(300), "the stubborn one had no time: {took:?}");
+    assert!(took < Duration::from_secs(3), "it was waited for in vain: {took:?}");
+    let order = node.host_path(Path::new("/tmp/stopped")).expect("on the node's disk");
+    assert_eq!(std::fs::read_to_string(order).expect("written"), "obedient\nstubborn\n");
 }
