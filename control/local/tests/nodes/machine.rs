@@ -16,9 +16,8 @@ impl Machine {
         let name = format!("bowline-{cluster}");
         let mut things = BTreeSet::new();
         let links = fs::read_dir("/sys/class/net").expect("links").flatten();
-        things.extend(links.map(|link| format!("link {}", link.file_name().display())));
-        // Of other tests that run at the same time.
-        things.retain(|link| !link.contains("bowline-") || link.contains(&name));
+        let links = links.map(|link| format!("link {}", link.file_name().display()));
+        things.extend(links.filter(|link| link.contains(&name)));
         for folder in ["/run/netns", "/run/bowline-local", "/var/lib/bowline/local"] {
             let entries = fs::read_dir(folder).into_iter().flatten().flatten();
             let entries = entries.map(|entry| entry.path().display().to_string());
