@@ -27,6 +27,15 @@ pub(super) enum ApplyError {
     Map(#[from] MapError),
     #[error("all {what} are in use; fewer Services or endpoints fit on this node")]
     Exhausted { what: &'static str },
+    #[error("{key:?} is still in the map for another service port")]
+    Taken { key: FrontendKey },
+}
+
+impl ApplyError {
+    /// Another service port still has the frontend. Everything before it was done.
+    pub(super) fn is_taken(&self) -> bool {
+        matches!(self, Self::Taken { .. })
+    }
 }
 
 /// The bookkeeping that all service ports share.
@@ -35,6 +44,8 @@ pub(super) struct Kernel {
     pub(super) pools: Pools,
     pub(super) quarantine: Quarantine,
     pub(super) vips: Vips,
+    /// Which service-port id has, or may have, a row for a frontend: nobody else touches it.
+    pub(super) owners: HashMap<FrontendKey, u32>,
 }
 
 impl Kernel {
@@ -264,6 +275,9 @@ impl Kernel {
                         let present = installed.frontends.swap_remove(at);
                         self.vips.release(key.address, present.kind);
                     }
+                    if *self.owners.entry(key).or_insert(installed.id) != installed.id {
+                        return Err(ApplyError::Taken { key });
+                    }
                     self.vips.hold(key.address, kind);
                     installed.frontends.push(InstalledFrontend { key, kind, sure: false });
                     installed.frontends.len() - 1
@@ -291,6 +305,7 @@ impl Kernel {
             }
             maps.delete_frontend(&present.key)?;
             installed.frontends.swap_remove(at);
+            self.owners.remove(&present.key);
             self.vips.release(present.key.address, present.kind);
         }
         Ok(())

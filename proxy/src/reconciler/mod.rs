@@ -106,7 +106,10 @@ impl Reconciler {
             }
         }
         for (name, _) in &work {
-            if let Some(row) = table.get(name).filter(|_| !failures.contains_key(name))
+            // Whoever waits for another's frontend has all else in place: two may wait for each
+            // other.
+            if failures.get(name).is_none_or(ApplyError::is_taken)
+                && let Some(row) = table.get(name)
                 && let Some(installed) = self.installed.get_mut(name)
                 && let Err(error) = self.kernel.clean(maps, name, &row.value, installed)
             {
@@ -241,7 +244,7 @@ impl Reconciler {
         failures: &mut HashMap<ServicePortName, ApplyError>,
     ) {
         failures.retain(|name, error| {
-            if !matches!(error, ApplyError::Map(MapError::Exists { .. })) {
+            if !error.is_taken() {
                 return true;
             }
             let Some(row) = table.get(name) else { return true };

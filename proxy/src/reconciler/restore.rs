@@ -35,6 +35,7 @@ impl Restored {
             let frontend = InstalledFrontend { key: *key, kind: row.kind, sure: true };
             restored.of(row.service, kernel).frontends.push(frontend);
             kernel.vips.hold(key.address, row.kind);
+            kernel.owners.insert(*key, row.service);
         }
         for range in &dump.source_ranges {
             restored.of(range.service, kernel).ranges.push((*range, true));

@@ -16,12 +16,12 @@ use crate::model::{
 const AFFINITY_DEFAULT_SECONDS: u32 = 10_800;
 
 /// Namespace and name of an object.
-pub(super) fn name_of<T: Object>(object: &T) -> ObjectName {
+pub(crate) fn name_of<T: Object>(object: &T) -> ObjectName {
     ObjectName::new(&object.meta().namespace, &object.meta().name)
 }
 
 /// A Service that needs a proxy; None for headless ones, ExternalName, and those of other proxies.
-pub(super) fn service(object: &Service) -> Option<ServiceConfig> {
+pub(crate) fn service(object: &Service) -> Option<ServiceConfig> {
     let spec = &object.spec;
     let others = object.metadata.labels.contains_key(names::LABEL_SERVICE_PROXY_NAME);
     if others || spec.r#type.as_deref() == Some("ExternalName") {
@@ -49,7 +49,7 @@ pub(super) fn service(object: &Service) -> Option<ServiceConfig> {
 }
 
 /// A slice of a Service; None for one without an owner, and for names (address type FQDN).
-pub(super) fn slice(object: &EndpointSlice) -> Option<Slice> {
+pub(crate) fn slice(object: &EndpointSlice) -> Option<Slice> {
     let labels = &object.metadata.labels;
     let service = labels.get(names::LABEL_SERVICE_NAME)?;
     let others = [names::LABEL_SERVICE_PROXY_NAME, names::LABEL_HEADLESS_SERVICE];
@@ -70,7 +70,7 @@ pub(super) fn slice(object: &EndpointSlice) -> Option<Slice> {
 }
 
 /// The view of this node, from its own Node object.
-pub(super) fn node_view(object: &Node) -> NodeView {
+pub(crate) fn node_view(object: &Node) -> NodeView {
     NodeView {
         name: object.metadata.name.as_str().into(),
         zone: object.metadata.labels.get(names::LABEL_ZONE).map(|zone| zone.as_str().into()),

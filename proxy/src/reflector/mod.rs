@@ -2,10 +2,10 @@
 //!
 //! No event waits: what has arrived goes on at once, in one batch.
 
-mod convert;
+pub(crate) mod convert;
 mod gate;
 mod source;
-mod types;
+pub(crate) mod types;
 
 use std::sync::Arc;
 

@@ -39,7 +39,7 @@ const NOT_OTHERS_NOT_HEADLESS: &str =
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Service {
+pub(crate) struct Service {
     pub metadata: Meta,
     pub spec: ServiceSpec,
     pub status: ServiceStatus,
@@ -47,7 +47,7 @@ pub(super) struct Service {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ServiceSpec {
+pub(crate) struct ServiceSpec {
     pub r#type: Option<String>,
     #[serde(rename = "clusterIP")]
     pub cluster_ip: Option<String>,
@@ -66,7 +66,7 @@ pub(super) struct ServiceSpec {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ServicePort {
+pub(crate) struct ServicePort {
     pub name: Option<String>,
     pub protocol: Option<String>,
     pub port: i32,
@@ -75,32 +75,32 @@ pub(super) struct ServicePort {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct SessionAffinityConfig {
+pub(crate) struct SessionAffinityConfig {
     #[serde(rename = "clientIP")]
     pub client_ip: Option<ClientIpConfig>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ClientIpConfig {
+pub(crate) struct ClientIpConfig {
     pub timeout_seconds: Option<i32>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct ServiceStatus {
+pub(crate) struct ServiceStatus {
     pub load_balancer: LoadBalancerStatus,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct LoadBalancerStatus {
+pub(crate) struct LoadBalancerStatus {
     pub ingress: Vec<LoadBalancerIngress>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct LoadBalancerIngress {
+pub(crate) struct LoadBalancerIngress {
     pub ip: Option<String>,
     pub ip_mode: Option<String>,
 }
@@ -117,7 +117,7 @@ impl Object for Service {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct EndpointSlice {
+pub(crate) struct EndpointSlice {
     pub metadata: Meta,
     pub address_type: String,
     /// The API server sends null for none.
@@ -129,7 +129,7 @@ pub(super) struct EndpointSlice {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Endpoint {
+pub(crate) struct Endpoint {
     pub addresses: Vec<String>,
     pub conditions: Conditions,
     pub node_name: Option<String>,
@@ -138,7 +138,7 @@ pub(super) struct Endpoint {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Conditions {
+pub(crate) struct Conditions {
     pub ready: Option<bool>,
     pub serving: Option<bool>,
     pub terminating: Option<bool>,
@@ -146,20 +146,20 @@ pub(super) struct Conditions {
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub(super) struct Hints {
+pub(crate) struct Hints {
     pub for_zones: Vec<Hint>,
     pub for_nodes: Vec<Hint>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct Hint {
+pub(crate) struct Hint {
     pub name: String,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct EndpointPort {
+pub(crate) struct EndpointPort {
     pub name: Option<String>,
     pub protocol: Option<String>,
     pub port: Option<i32>,
