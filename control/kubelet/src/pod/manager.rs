@@ -1,7 +1,7 @@
 //! All pods of this node: gives each its worker, takes news to them, and cleans up after pods that
 //! nobody knows any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ use crate::source::files;
 
 /// How often leftovers are looked for.
 const CLEAN_PERIOD: Duration = Duration::from_secs(60);
+/// Exits of unknown containers that are remembered.
+const MAX_EARLY: usize = 1024;
 /// A failed look for leftovers is repeated after this.
 const CLEAN_RETRY: Duration = Duration::from_secs(1);
 
@@ -58,6 +60,8 @@ pub struct Pods {
     handles: Arc<Mutex<HashMap<String, Handle>>>,
     /// Which pod a sandbox or container belongs to.
     owners: Arc<Mutex<HashMap<String, String>>>,
+    /// Exits of containers that ended before their start was noted, the newest last.
+    early: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Pods {
@@ -90,7 +94,18 @@ impl Pods {
             }
             Event::Exited(id) | Event::Changed(id) => id,
         };
-        let Some(uid) = self.owners.lock().get(id).cloned() else { return };
+        let owners = self.owners.lock();
+        let Some(uid) = owners.get(id).cloned() else {
+            if matches!(event, Event::Exited(_)) {
+                let mut early = self.early.lock();
+                early.push_back(id.clone());
+                if early.len() > MAX_EARLY {
+                    early.pop_front();
+                }
+            }
+            return;
+        };
+        drop(owners);
         if let Some(handle) = self.handles.lock().get(&uid) {
             match event {
                 Event::Exited(_) => handle.news.exited(id),
@@ -103,8 +118,11 @@ impl Pods {
         let mut owners = self.owners.lock();
         let ids = runtime.sandboxes.iter().map(|s| &s.id);
         for id in ids.chain(runtime.containers.iter().map(|c| &c.id)) {
-            if !owners.contains_key(id) {
-                owners.insert(id.clone(), uid.to_owned());
+            if owners.insert(id.clone(), uid.to_owned()).is_none()
+                && self.early.lock().contains(id)
+                && let Some(handle) = self.handles.lock().get(uid)
+            {
+                handle.news.exited(id);
             }
         }
     }
@@ -217,6 +235,8 @@ impl Manager {
     /// Ends pods of the runtime that no source knows, and removes folders and cgroups of pods that
     /// are nowhere.
     async fn clean(&mut self) -> Result<(), crate::runtime::Error> {
+        // A net under the events: whatever they missed is seen now.
+        self.pods.event(&Event::Resync);
         let known = self.ctx.runtime.pods().await?;
         for pod in known {
             let here = self.pods.handles.lock().contains_key(&pod.uid);

@@ -9,7 +9,7 @@ use super::backoff::Backoff;
 
 /// First wait after something failed; doubles up to [`RETRY_LONGEST`].
 pub const RETRY_FIRST: Duration = Duration::from_millis(200);
-pub const RETRY_LONGEST: Duration = Duration::from_secs(60);
+pub const RETRY_LONGEST: Duration = Duration::from_secs(10);
 /// Waits between pulls of an image that can't be pulled.
 pub const PULL_FIRST: Duration = Duration::from_secs(10);
 pub const PULL_LONGEST: Duration = Duration::from_secs(300);
