@@ -6,6 +6,7 @@
 
 mod config;
 mod context;
+mod cron_job;
 mod csr;
 mod daemon_set;
 mod deployment;
@@ -13,6 +14,7 @@ mod disruption;
 mod endpoint_slice;
 mod gc;
 mod hash;
+mod job;
 mod namespace;
 mod node;
 mod owners;
@@ -23,6 +25,7 @@ mod replica_set;
 mod revisions;
 mod root_ca;
 mod service_account;
+mod stateful_set;
 
 use std::sync::Arc;
 
@@ -85,7 +88,12 @@ impl Controllers<'_> {
         self.add("deployment", deployment::watch(context), deployment::reconcile);
         self.add("replica-set", replica_set::watch(context), replica_set::reconcile);
         self.add("daemon-set", daemon_set::watch(context), daemon_set::reconcile);
+        self.add("stateful-set", stateful_set::watch(context), stateful_set::reconcile);
+        self.add("job", job::watch(context), job::reconcile);
+        self.add("cron-job", cron_job::watch(context), cron_job::reconcile);
         self.add("endpoint-slice", endpoint_slice::watch(context), endpoint_slice::reconcile);
+        let mirror = endpoint_slice::mirror::watch(context);
+        self.add("endpoint-mirror", mirror, endpoint_slice::mirror::reconcile);
         self.add("namespace", namespace::watch(context), namespace::reconcile);
         self.add("service-account", service_account::watch(context), service_account::reconcile);
         self.add("certificates", csr::watch(context), csr::reconcile);

@@ -6,6 +6,7 @@
 mod desired;
 mod diff;
 mod legacy;
+pub(crate) mod mirror;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
