@@ -114,7 +114,6 @@ fn attributes(verb: &str, target: &Target) -> Attributes {
     Attributes {
         verb: verb.to_owned(),
         group: target.group.clone(),
-        version: target.version.clone(),
         resource: target.resource.clone(),
         subresource: target.subresource.clone(),
         namespace: target.namespace.clone(),

@@ -28,6 +28,7 @@ mod metrics;
 mod negotiate;
 mod object;
 mod present;
+mod protobuf;
 mod query;
 mod reply;
 mod rest;

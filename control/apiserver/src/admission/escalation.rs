@@ -49,7 +49,6 @@ fn may(call: &Call, verb: &str, resource: &str, name: &str) -> bool {
     let wanted = Attributes {
         verb: verb.to_owned(),
         group: GROUP.to_owned(),
-        version: "v1".to_owned(),
         resource: resource.to_owned(),
         namespace: call.target.namespace.clone(),
         name: name.to_owned(),

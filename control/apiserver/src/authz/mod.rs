@@ -18,7 +18,6 @@ pub(crate) use rbac::{Rule, rules};
 pub(crate) struct Attributes {
     pub(crate) verb: String,
     pub(crate) group: String,
-    pub(crate) version: String,
     pub(crate) resource: String,
     pub(crate) subresource: String,
     pub(crate) namespace: String,

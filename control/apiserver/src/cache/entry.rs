@@ -1,6 +1,5 @@
 //! One object in the cache.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bowline_schema::Gvk;
@@ -49,10 +48,6 @@ impl Entry {
     pub(crate) fn label(&self, name: &str) -> Option<&str> {
         let found = self.labels.binary_search_by(|(key, _)| (**key).cmp(name)).ok()?;
         Some(&self.labels[found].1)
-    }
-
-    pub(crate) fn labels(&self) -> BTreeMap<String, String> {
-        self.labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect()
     }
 
     /// The field's value for a selector; empty without one.

@@ -10,9 +10,10 @@ use super::Call;
 use crate::convert;
 use crate::kinds::Kind;
 use crate::object::as_map;
+use crate::protobuf;
 use crate::status::{ApiError, ApiResult};
 
-const SERVED: &str = "application/json, application/yaml";
+const SERVED: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 
 /// What to do with fields that the kind does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +42,16 @@ pub(crate) fn content_type(headers: &HeaderMap) -> &str {
     value.unwrap_or_default().split(';').next().unwrap_or_default().trim()
 }
 
-/// Reads JSON or YAML; also tells which fields were given twice.
+/// Reads JSON, YAML or protobuf; also tells which fields were given twice.
 pub(crate) fn document(headers: &HeaderMap, body: &Bytes) -> ApiResult<(Value, Vec<String>)> {
     match content_type(headers) {
         "" | "application/json" | "*/*" => {
             let parsed = decode::parse(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
             Ok((parsed.value, parsed.duplicates))
+        }
+        "application/vnd.kubernetes.protobuf" => {
+            let object = protobuf::read(body);
+            Ok((object.map_err(|e| ApiError::bad_request(e.to_string()))?, Vec::new()))
         }
         "application/yaml" | "text/yaml" | "application/x-yaml" => Ok((yaml(body)?, Vec::new())),
         other => Err(ApiError::unsupported_media_type(other, SERVED)),

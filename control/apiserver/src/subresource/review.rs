@@ -62,7 +62,6 @@ fn access(call: &Call, user: &User, review: &Value) -> Value {
         Attributes {
             verb: part("verb"),
             group: part("group"),
-            version: part("version"),
             resource: part("resource"),
             subresource: part("subresource"),
             namespace: part("namespace"),
