@@ -133,6 +133,7 @@ impl Cluster {
         plan::check_name(&options.name)?;
         let lock = lock(&options.name)?;
         let layout = Layout::read()?;
+        finish_removal(options, progress)?;
         // From the choice of a subnet until the host has an address in it, no other cluster chooses.
         let choosing = machine::Choosing::begin().map_err(Error::Machine)?;
         let mut record = planned(options)?;
@@ -268,10 +269,24 @@ fn write_record(record: &Record) -> Result<(), Error> {
     record.write().map_err(|error| Error::Record(record.plan.state_dir.clone(), error))
 }
 
+/// What a `down` that was killed has begun can't be used again: the disks may be half gone.
+fn finish_removal(options: &Options, progress: &dyn Progress) -> Result<(), Error> {
+    let state_dir = state_dir(options);
+    let present = Record::read(&state_dir).map_err(|e| Error::Record(state_dir.clone(), e))?;
+    if present.is_some_and(|record| record.phase == Phase::Removing) {
+        progress.note("an earlier `down` was interrupted: finishing it first");
+        remove::everything(&options.name, &state_dir, progress)?;
+    }
+    Ok(())
+}
+
+fn state_dir(options: &Options) -> PathBuf {
+    options.state_dir.clone().unwrap_or_else(|| plan::default_state_dir(&options.name))
+}
+
 /// The record that the options lead to: the one that is there with nodes added, or a new one.
 fn planned(options: &Options) -> Result<Record, Error> {
-    let state_dir =
-        options.state_dir.clone().unwrap_or_else(|| plan::default_state_dir(&options.name));
+    let state_dir = state_dir(options);
     let present = Record::read(&state_dir).map_err(|e| Error::Record(state_dir.clone(), e))?;
     let Some(present) = present else { return new_record(options, &state_dir) };
     if let Some(asked) = options.subnet

@@ -22,7 +22,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(60);
 
 const LOCK_POLL: Duration = Duration::from_millis(20);
 
-/// How far `up` came.
+/// How far `up` or `down` came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Phase {
@@ -30,6 +30,8 @@ pub(crate) enum Phase {
     Making,
     /// Everything was made.
     Up,
+    /// `down` has begun: nothing of it is to be used again.
+    Removing,
 }
 
 /// The content of `cluster.json`.

@@ -16,7 +16,7 @@ use crate::net::lan::{self, LanError};
 use crate::plan;
 use crate::process::in_parallel;
 use crate::progress::Progress;
-use crate::record::{self, Record};
+use crate::record::{self, Phase, Record};
 use crate::{machine, mountinfo};
 
 /// Folders above a state folder that we made for the default place; left alone unless empty.
@@ -52,6 +52,10 @@ pub(crate) fn everything(
         progress.note(&format!("the cluster's record is not readable ({error}): going by names"));
         None
     });
+    if let Some(record) = &record {
+        let removing = Record { phase: Phase::Removing, ..record.clone() };
+        removing.write().map_err(|error| RemoveError::Folder(state_dir.to_owned(), error))?;
+    }
     let layout = Layout::read()?;
     let groups: Vec<_> = node_groups(name, record.as_ref(), &layout).into_iter().collect();
     progress.step("nodes");
@@ -83,12 +87,7 @@ fn remove_state(name: &str, folder: &Path, record: Option<&Record>) -> Result<()
         || folder == plan::default_state_dir(name);
     if ours {
         unmount_below(folder)?;
-        match fs::remove_dir_all(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(RemoveError::Folder(folder.to_owned(), error));
-            }
-            _ => {}
-        }
+        remove_all(folder).map_err(|error| RemoveError::Folder(folder.to_owned(), error))?;
     } else {
         // An `up` that was killed before its record was whole: removed unless somebody else's.
         let _ = fs::remove_file(record::path(folder).with_extension("new"));
@@ -101,6 +100,21 @@ fn remove_state(name: &str, folder: &Path, record: Option<&Record>) -> Result<()
         }
     }
     Ok(())
+}
+
+/// The record goes last: as long as anything is there, the next `down` or `up` knows whose it is.
+fn remove_all(folder: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            gone(fs::remove_dir_all(entry.path()))?;
+        }
+    }
+    gone(fs::remove_dir_all(folder))
 }
 
 fn unmount_below(folder: &Path) -> Result<(), RemoveError> {
