@@ -1,8 +1,6 @@
-//! Validation with upstream's reasons and field paths.
+//! What is wrong with one field.
 
 use serde_json::Value;
-
-use crate::Gvk;
 
 /// The reason of a cause in a 422 Status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,24 +45,27 @@ pub struct FieldError {
 impl FieldError {
     /// The `message` of the cause, without the field: `Invalid value: "A": must be ...`.
     pub fn message(&self) -> String {
-        self.detail.clone()
+        let head = match self.reason {
+            Reason::Required => "Required value",
+            Reason::Duplicate => "Duplicate value",
+            Reason::Invalid => "Invalid value",
+            Reason::NotSupported => "Unsupported value",
+            Reason::Forbidden => "Forbidden",
+            Reason::TooLong => "Too long",
+            Reason::TooMany => "Too many",
+            Reason::NotFound => "Not found",
+        };
+        let value = self.bad_value.as_ref().map(Value::to_string);
+        let detail = Some(self.detail.clone()).filter(|d| !d.is_empty());
+        let parts: Vec<String> =
+            [Some(head.to_owned()), value, detail].into_iter().flatten().collect();
+        parts.join(": ")
     }
 }
 
-/// Checks an object that is to be created; it has been normalised and defaulted.
-pub fn create(gvk: &Gvk, object: &Value) -> Vec<FieldError> {
-    let _ = (gvk, object);
-    Vec::new()
-}
-
-/// Checks an update of the main resource: `new` on its own, and what may not change from `old`.
-pub fn update(gvk: &Gvk, new: &Value, old: &Value) -> Vec<FieldError> {
-    let _ = (gvk, new, old);
-    Vec::new()
-}
-
-/// Checks an update of the status subresource.
-pub fn update_status(gvk: &Gvk, new: &Value, old: &Value) -> Vec<FieldError> {
-    let _ = (gvk, new, old);
-    Vec::new()
+impl std::fmt::Display for FieldError {
+    /// `spec.replicas: Invalid value: -1: must be greater than or equal to 0`
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.field, self.message())
+    }
 }
