@@ -50,6 +50,8 @@ pub enum RunError {
     Restore(#[source] MapError),
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("can't read the cookie of this network namespace")]
+    Netns(#[source] std::io::Error),
     #[error("can't start the dataplane's thread")]
     Thread(#[source] std::io::Error),
     #[error("the dataplane's thread ended on its own; see its last messages above")]
@@ -74,7 +76,9 @@ pub async fn run(
     tracing::info!(services = inherited, "the dataplane is loaded; waiting for the apiserver");
 
     let metrics = Arc::new(Metrics::default());
-    let plane = dataplane::start(Box::new(maps), reconciler, metrics.clone(), stop.child_token())
+    let cookie = loader::netns_cookie().map_err(RunError::Netns)?;
+    let (maps, child) = (Box::new(maps), stop.child_token());
+    let plane = dataplane::start(maps, reconciler, cookie, metrics.clone(), child)
         .map_err(RunError::Thread)?;
     let (peers, peers_reader) = watch::channel(Peers::default());
     let (eligible, eligible_reader) = watch::channel(true);

@@ -10,8 +10,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use bowline_abi::{
-    Address, LocalPod, NODE_ADDRESS_LOOPBACK, NODE_ADDRESS_NODE_PORTS, SNAT_FIRST_PORT,
-    SNAT_LAST_PORT, Settings,
+    Address, NODE_ADDRESS_LOOPBACK, NODE_ADDRESS_NODE_PORTS, SNAT_FIRST_PORT, SNAT_LAST_PORT,
+    Settings,
 };
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -55,7 +55,6 @@ pub struct Report {
 pub struct Dataplane {
     pub updates: mpsc::Sender<Transaction>,
     pub report: watch::Receiver<Report>,
-    pub pods: watch::Sender<Vec<(IpAddr, LocalPod)>>,
     pub thread: JoinHandle<()>,
 }
 
@@ -64,19 +63,19 @@ pub struct Dataplane {
 pub fn start(
     maps: Box<dyn Maps>,
     reconciler: Reconciler,
+    netns_cookie: u64,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> std::io::Result<Dataplane> {
     let (updates, receiver) = mpsc::channel(QUEUE);
     let (report, reports) = watch::channel(Report::default());
-    let (pods, pod_rows) = watch::channel(Vec::new());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     let worker = Worker {
         maps,
         reconciler,
+        netns_cookie,
         metrics,
         report,
-        pods: pod_rows,
         writer: Writer::default(),
         pruned: false,
         settle_at: None,
@@ -84,15 +83,16 @@ pub fn start(
     };
     let body = move || runtime.block_on(worker.run(receiver, stop));
     let thread = std::thread::Builder::new().name("dataplane".into()).spawn(body)?;
-    Ok(Dataplane { updates, report: reports, pods, thread })
+    Ok(Dataplane { updates, report: reports, thread })
 }
 
 struct Worker {
     maps: Box<dyn Maps>,
     reconciler: Reconciler,
+    /// Of the node's own network namespace.
+    netns_cookie: u64,
     metrics: Arc<Metrics>,
     report: watch::Sender<Report>,
-    pods: watch::Receiver<Vec<(IpAddr, LocalPod)>>,
     writer: Writer,
     pruned: bool,
     settle_at: Option<Instant>,
@@ -118,7 +118,6 @@ impl Worker {
                     }
                     self.transact(all);
                 }
-                Ok(()) = self.pods.changed() => self.node_changed(),
                 () = sleep_until(wake) => self.woken(),
                 _ = sweep.tick() => self.sweep(),
                 _ = measure.tick() => self.measure(),
@@ -138,19 +137,10 @@ impl Worker {
             report.pending_since.get_or_insert(arrived);
         });
         self.writer.apply(updates);
-        self.node_changed();
-    }
-
-    /// Rebuilds the node's rows where they may have changed, and runs a round.
-    fn node_changed(&mut self) {
-        if self.writer.is_synced() {
-            let node = self.writer.node();
-            let pods = self.pods.borrow_and_update();
-            if self.node.as_ref() != Some(node) || pods.has_changed() {
-                self.reconciler.set_node(node_rows(node, &pods));
-                self.node = Some(node.clone());
-            }
-            drop(pods);
+        let node = self.writer.node();
+        if self.writer.is_synced() && self.node.as_ref() != Some(node) {
+            self.reconciler.set_node(node_rows(node, self.netns_cookie));
+            self.node = Some(node.clone());
         }
         self.round();
     }
@@ -251,7 +241,7 @@ impl Worker {
 }
 
 /// What the maps shall say of this node.
-fn node_rows(node: &NodeView, pods: &[(IpAddr, LocalPod)]) -> NodeRows {
+fn node_rows(node: &NodeView, netns_cookie: u64) -> NodeRows {
     let first = |family| {
         let of = node.addresses.iter().find(|ip| Family::of(**ip) == family);
         of.map_or_else(Address::default, |ip| Address::from(*ip))
@@ -268,9 +258,9 @@ fn node_rows(node: &NodeView, pods: &[(IpAddr, LocalPod)]) -> NodeRows {
             node_v6: first(Family::V6),
             snat_first: SNAT_FIRST_PORT,
             snat_last: SNAT_LAST_PORT,
+            netns_cookie,
             ..Settings::default()
         },
-        pods: pods.iter().map(|(ip, pod)| (Address::from(*ip), *pod)).collect(),
     }
 }
 

@@ -1,8 +1,8 @@
-//! The rows that speak of the node itself: NODE_ADDRESSES, SETTINGS and LOCAL_PODS.
+//! The rows that speak of the node itself: NODE_ADDRESSES and SETTINGS.
 
 use std::collections::BTreeMap;
 
-use bowline_abi::{Address, LocalPod, Settings};
+use bowline_abi::{Address, Settings};
 
 use crate::maps::{Dump, MapError, Maps};
 
@@ -12,8 +12,6 @@ pub struct NodeRows {
     /// The node's addresses and their `NODE_ADDRESS_` flags.
     pub addresses: BTreeMap<Address, u32>,
     pub settings: Settings,
-    /// The pods of this node, by address.
-    pub pods: BTreeMap<Address, LocalPod>,
 }
 
 /// Keeps the node's rows: what is wanted and what is there.
@@ -22,14 +20,12 @@ pub(super) struct NodeState {
     wanted: Option<NodeRows>,
     /// None where the last change failed: it may have been done all the same.
     addresses: BTreeMap<Address, Option<u32>>,
-    pods: BTreeMap<Address, Option<LocalPod>>,
     settings: Option<Settings>,
 }
 
 impl NodeState {
     pub(super) fn restore(&mut self, dump: &Dump) {
         self.addresses = dump.node_addresses.iter().map(|(a, flags)| (*a, Some(*flags))).collect();
-        self.pods = dump.local_pods.iter().map(|(a, pod)| (*a, Some(*pod))).collect();
         self.settings = Some(dump.settings);
     }
 
@@ -39,9 +35,7 @@ impl NodeState {
 
     pub(super) fn is_clean(&self) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| {
-            self.settings == Some(wanted.settings)
-                && is_equal(&self.addresses, &wanted.addresses)
-                && is_equal(&self.pods, &wanted.pods)
+            self.settings == Some(wanted.settings) && is_equal(&self.addresses, &wanted.addresses)
         })
     }
 
@@ -53,44 +47,24 @@ impl NodeState {
             maps.write_settings(&wanted.settings)?;
             self.settings = Some(wanted.settings);
         }
-        let insert =
-            |maps: &mut dyn Maps, address, flags: &u32| maps.insert_node_address(address, *flags);
-        let delete = |maps: &mut dyn Maps, address| maps.delete_node_address(address);
-        equalise(maps, &mut self.addresses, &wanted.addresses, insert, delete)?;
-        let insert =
-            |maps: &mut dyn Maps, address, pod: &LocalPod| maps.insert_local_pod(address, pod);
-        let delete = |maps: &mut dyn Maps, address| maps.delete_local_pod(address);
-        equalise(maps, &mut self.pods, &wanted.pods, insert, delete)
+        for (address, flags) in &wanted.addresses {
+            if self.addresses.get(address) != Some(&Some(*flags)) {
+                self.addresses.insert(*address, None);
+                maps.insert_node_address(*address, *flags)?;
+                self.addresses.insert(*address, Some(*flags));
+            }
+        }
+        let gone = |address: &&Address| !wanted.addresses.contains_key(*address);
+        let stale: Vec<Address> = self.addresses.keys().filter(gone).copied().collect();
+        for address in stale {
+            maps.delete_node_address(address)?;
+            self.addresses.remove(&address);
+        }
+        Ok(())
     }
 }
 
-fn is_equal<V: PartialEq>(
-    present: &BTreeMap<Address, Option<V>>,
-    wanted: &BTreeMap<Address, V>,
-) -> bool {
+fn is_equal(present: &BTreeMap<Address, Option<u32>>, wanted: &BTreeMap<Address, u32>) -> bool {
     present.len() == wanted.len()
         && present.iter().zip(wanted).all(|((a, v), (b, w))| a == b && v.as_ref() == Some(w))
-}
-
-fn equalise<V: PartialEq + Copy>(
-    maps: &mut dyn Maps,
-    present: &mut BTreeMap<Address, Option<V>>,
-    wanted: &BTreeMap<Address, V>,
-    insert: impl Fn(&mut dyn Maps, Address, &V) -> Result<(), MapError>,
-    delete: impl Fn(&mut dyn Maps, Address) -> Result<(), MapError>,
-) -> Result<(), MapError> {
-    for (address, value) in wanted {
-        if present.get(address) != Some(&Some(*value)) {
-            present.insert(*address, None);
-            insert(maps, *address, value)?;
-            present.insert(*address, Some(*value));
-        }
-    }
-    let gone = |address: &&Address| !wanted.contains_key(*address);
-    let stale: Vec<Address> = present.keys().filter(gone).copied().collect();
-    for address in stale {
-        delete(maps, address)?;
-        present.remove(&address);
-    }
-    Ok(())
 }
