@@ -41,21 +41,27 @@ pub struct Note {
     slot: u64,
 }
 
+/// What a former worker left, each with the note that keeps it for the next one.
+pub type Left = Vec<(Unanswered, Note)>;
+
 impl Journal {
-    /// Takes over the file of a former worker, or an empty one; returns what that one left, and
-    /// strikes it out.
-    pub fn take_over(file: File) -> io::Result<(Rc<Self>, Vec<Unanswered>)> {
-        let slots = file.metadata()?.len().div_ceil(SLOT as u64).min(SLOTS);
-        let mut left = vec![];
-        let mut bytes = [0; SLOT];
-        for slot in 0..slots {
-            let length = file.read_at(&mut bytes, slot * SLOT as u64)?;
-            left.extend(read(&bytes[..length], now()));
-        }
-        file.set_len(0)?;
+    /// Takes over the file of a former worker, or an empty one; returns what that one left. The notes
+    /// stay until they are dropped, for this worker may be killed, too.
+    pub fn take_over(file: File) -> io::Result<(Rc<Self>, Left)> {
         file.set_len(SLOTS * SLOT as u64)?;
-        let journal = Journal { file, free: RefCell::new((0..SLOTS).rev().collect()) };
-        Ok((Rc::new(journal), left))
+        let (mut found, mut free) = (vec![], vec![]);
+        let mut bytes = [0; SLOT];
+        for slot in 0..SLOTS {
+            let length = file.read_at(&mut bytes, slot * SLOT as u64)?;
+            match read(&bytes[..length], now()) {
+                Some(unanswered) => found.push((unanswered, slot)),
+                None => free.push(slot),
+            }
+        }
+        let journal = Rc::new(Journal { file, free: RefCell::new(free) });
+        let note = |slot| Note { journal: Rc::clone(&journal), slot };
+        let left = found.into_iter().map(|(unanswered, slot)| (unanswered, note(slot))).collect();
+        Ok((journal, left))
     }
 
     /// Notes a query down; `None` if it is too long, no slot is free or the file fails.
@@ -63,7 +69,10 @@ impl Journal {
         let bytes = write(client, query, now())?;
         let slot = self.free.borrow_mut().pop()?;
         let note = Note { journal: Rc::clone(self), slot };
-        self.file.write_all_at(&bytes, slot * SLOT as u64).ok()?;
+        // The length comes last: a note that is cut short by a kill is none.
+        let at = slot * SLOT as u64;
+        self.file.write_all_at(&bytes[2..], at + 2).ok()?;
+        self.file.write_all_at(&bytes[..2], at).ok()?;
         Some(note)
     }
 }
@@ -128,30 +137,43 @@ mod tests {
         tempfile::tempfile().expect("a temporary file")
     }
 
+    fn left_in(file: &File) -> Vec<Unanswered> {
+        let (_, left) = Journal::take_over(file.try_clone().expect("duplicate")).expect("readable");
+        // kill -9: nothing is dropped.
+        left.into_iter()
+            .map(|(unanswered, note)| {
+                std::mem::forget(note);
+                unanswered
+            })
+            .collect()
+    }
+
     #[test]
     fn what_a_killed_worker_noted_is_found_and_what_it_answered_is_not() {
         let file = file();
         let (journal, left) =
             Journal::take_over(file.try_clone().expect("duplicate")).expect("empty file");
-        assert_eq!(left, []);
+        assert!(left.is_empty());
         let v4: SocketAddr = "10.0.0.1:1234".parse().expect("address");
         let v6: SocketAddr = "[fd00::1%7]:99".parse().expect("address");
         let answered = journal.note(v4, b"answered").expect("room");
         let waiting = journal.note(v4, b"waiting").expect("room");
         let other = journal.note(v6, b"other").expect("room");
         drop(answered);
-        // kill -9: nothing is dropped.
         std::mem::forget((waiting, other));
+        let mut expected = [
+            Unanswered { client: v4, query: b"waiting".to_vec() },
+            Unanswered { client: v6, query: b"other".to_vec() },
+        ];
+        expected.sort_by_key(|unanswered| unanswered.query.clone());
+        for life in 1..=3 {
+            let mut left = left_in(&file);
+            left.sort_by_key(|unanswered| unanswered.query.clone());
+            assert_eq!(left, expected, "however often workers are killed: {life}");
+        }
         let (_, left) = Journal::take_over(file.try_clone().expect("duplicate")).expect("readable");
-        assert_eq!(
-            left,
-            [
-                Unanswered { client: v4, query: b"waiting".to_vec() },
-                Unanswered { client: v6, query: b"other".to_vec() },
-            ]
-        );
-        let (_, left) = Journal::take_over(file).expect("readable");
-        assert_eq!(left, [], "they are taken up once");
+        drop(left);
+        assert_eq!(left_in(&file), [], "what is answered at last is not taken up again");
     }
 
     #[test]

@@ -50,6 +50,7 @@ pub struct Metrics {
     server: String,
     counts: [ZoneCounts; 2],
     malformed: Count,
+    panics: Count,
     overload: Count,
     unanswered: Count,
 }
@@ -77,6 +78,7 @@ impl Metrics {
             server,
             counts: Default::default(),
             malformed: Cell::default(),
+            panics: Cell::default(),
             overload: Cell::default(),
             unanswered: Cell::default(),
         }
@@ -84,6 +86,10 @@ impl Metrics {
 
     pub fn malformed(&self) {
         add(&self.malformed, 1);
+    }
+
+    pub fn panicked(&self) {
+        add(&self.panics, 1);
     }
 
     pub fn forward_failed(&self, error: &ForwardError) {
@@ -131,6 +137,9 @@ impl Metrics {
         let name = "bowline_dns_forward_unanswered_total";
         head(&mut text, name, "counter", "Queries that no upstream server answered.");
         line(&mut text, name, "", self.unanswered.get());
+        let name = "coredns_panics_total";
+        head(&mut text, name, "counter", "Queries that met a bug of this server.");
+        line(&mut text, name, "", self.panics.get());
         let name = "bowline_dns_malformed_total";
         head(&mut text, name, "counter", "Queries that did not decode or are not served.");
         line(&mut text, name, "", self.malformed.get());

@@ -1,6 +1,11 @@
 //! From a query's bytes to an answer's bytes: decode, answer from the view or ask upstream, encode.
 
-use std::{rc::Rc, sync::Arc, time::Instant};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    rc::Rc,
+    sync::Arc,
+    time::Instant,
+};
 
 use arc_swap::ArcSwapOption;
 use hickory_proto::{
@@ -64,7 +69,18 @@ impl Resolver {
     }
 
     /// Answers what can be answered at once.
+    ///
+    /// A bug that panics costs its own query only: the query stays in the socket until it is answered,
+    /// and would kill every worker to come.
     pub fn start(&self, bytes: &[u8], transport: Transport) -> Step {
+        let step = catch_unwind(AssertUnwindSafe(|| self.try_start(bytes, transport)));
+        step.unwrap_or_else(|_| {
+            self.metrics.panicked();
+            wire::refuse(bytes, ResponseCode::ServFail).map_or(Step::Ignore, Step::Done)
+        })
+    }
+
+    fn try_start(&self, bytes: &[u8], transport: Transport) -> Step {
         let started = Instant::now();
         let query = match wire::decode(bytes) {
             Incoming::Query(query) => query,

@@ -37,7 +37,7 @@ pub const EXIT_CONFIG: u8 = 78;
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// A worker is replaced at once, unless the one before it had not lived this long, either: then
 /// after a pause that doubles from the first of `PAUSES` to the second.
-const LIVED: Duration = Duration::from_secs(5);
+const LIVED: Duration = Duration::from_millis(500);
 const PAUSES: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 /// Beyond the lame duck's time, a worker that was told to stop gets so many seconds more.
 const STOP_GRACE: u32 = 5;

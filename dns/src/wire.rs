@@ -32,14 +32,13 @@ pub enum Incoming {
 
 /// Decodes a query and checks what holds for all of them.
 pub fn decode(bytes: &[u8]) -> Incoming {
+    let Ok(message) = Message::from_vec(bytes) else {
+        return refuse(bytes, ResponseCode::FormErr).map_or(Incoming::Ignore, Incoming::Error);
+    };
     // A response is never answered: two servers would answer each other for ever.
-    let is_response = |bytes: &[u8]| bytes[2] & 0x80 != 0;
-    if bytes.len() < HEADER || is_response(bytes) {
+    if message.message_type == MessageType::Response {
         return Incoming::Ignore;
     }
-    let Ok(message) = Message::from_vec(bytes) else {
-        return Incoming::Error(error_header(bytes, ResponseCode::FormErr));
-    };
     let code = if message.op_code != OpCode::Query {
         ResponseCode::NotImp
     } else if message.queries.len() != 1 {
@@ -53,14 +52,18 @@ pub fn decode(bytes: &[u8]) -> Incoming {
     Incoming::Error(encode(&message, reply, Transport::Udp))
 }
 
-/// An error answer to bytes that don't decode: their header, turned round, and nothing else.
-fn error_header(bytes: &[u8], code: ResponseCode) -> Vec<u8> {
-    let mut header = [0; HEADER];
-    header[..2].copy_from_slice(&bytes[..2]);
+/// An error answer to bytes that may not even decode: their header, turned round, and nothing else.
+/// `None` if they have none, or are a response.
+pub fn refuse(bytes: &[u8], code: ResponseCode) -> Option<Vec<u8>> {
+    let mut header: [u8; HEADER] = [0; HEADER];
+    header[..4].copy_from_slice(bytes.get(..HEADER)?.get(..4)?);
+    if header[2] & 0x80 != 0 {
+        return None;
+    }
     // QR set; opcode and RD as they came.
-    header[2] = 0x80 | (bytes[2] & 0x79);
+    header[2] = 0x80 | (header[2] & 0x79);
     header[3] = code.low();
-    header.to_vec()
+    Some(header.to_vec())
 }
 
 /// How many bytes the client takes.

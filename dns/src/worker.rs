@@ -29,7 +29,7 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, SourceKind, without_ipv6},
     forward::Forwarder,
-    journal::{Journal, Unanswered},
+    journal::{Journal, Left},
     metrics::Metrics,
     model::{Change, Model},
     resolver::{Resolver, SharedView},
@@ -93,8 +93,8 @@ pub async fn run(config: Config) -> Result<(), WorkerError> {
     spawn_local(follow(source(&config).await?.changes(), Arc::clone(&view), synced));
     serve_http(&config, is_synced.clone(), stopping.clone(), metrics).await?;
 
-    let waited = timeout(SYNC_MAX, is_synced.wait_for(|synced| *synced)).await;
-    if waited.is_err() {
+    // (What `wait_for` returns holds the channel's lock, so it must not be kept.)
+    if timeout(SYNC_MAX, is_synced.wait_for(|synced| *synced)).await.is_err() {
         warn!("no complete view of the cluster after {SYNC_MAX:?}: its names fail until there is");
     }
     let (_lock, journal, left) = take_over_journal().await?;
@@ -144,7 +144,7 @@ fn sockets(config: &Config) -> Result<(UdpSocket, TcpListener), WorkerError> {
     to_tokio().map_err(|source| WorkerError::Sockets { source })
 }
 
-type TakenOver = (Option<Flock<File>>, Option<Rc<Journal>>, Vec<Unanswered>);
+type TakenOver = (Option<Flock<File>>, Option<Rc<Journal>>, Left);
 
 /// Waits until no other worker serves, then reads what it left.
 async fn take_over_journal() -> Result<TakenOver, WorkerError> {
@@ -190,11 +190,11 @@ async fn follow(
         serial = u32::try_from(now).unwrap_or(u32::MAX).max(serial + 1);
         let mut next = model.view().clone();
         next.serial = serial;
-        if !*synced.borrow() {
-            info!(services = next.len(), "the view is complete");
-        }
+        let services = next.len();
         view.store(Some(Arc::new(next)));
-        synced.send_replace(true);
+        if !synced.send_replace(true) {
+            info!(services, "the view is complete");
+        }
         sleep(PUBLISH_GAP).await;
     }
     warn!("the source has ended; the view stays as it is");

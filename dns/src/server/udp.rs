@@ -13,7 +13,7 @@ use tokio::{net::UdpSocket, sync::watch, task::spawn_local};
 use tracing::debug;
 
 use crate::{
-    journal::{Journal, Note, Unanswered},
+    journal::{Journal, Left, Note, Unanswered},
     resolver::{Pending, Resolver, Step},
     wire::Transport,
 };
@@ -35,13 +35,13 @@ impl UdpServer {
     }
 
     /// Takes up what a former worker left unanswered.
-    pub async fn take_up(&self, left: Vec<Unanswered>) {
-        for Unanswered { client, query } in left {
+    pub async fn take_up(&self, left: Left) {
+        for (Unanswered { client, query }, note) in left {
             let client = self.reachable(client);
             match self.resolver.start(&query, Transport::Udp) {
                 Step::Done(answer) => send(&self.socket, &answer, client).await,
                 Step::Ignore => {}
-                Step::Upstream(pending) => self.go_upstream(client, &query, pending),
+                Step::Upstream(pending) => self.go_upstream(client, pending, Some(note)),
             }
         }
     }
@@ -71,7 +71,10 @@ impl UdpServer {
         match self.resolver.start(query, Transport::Udp) {
             Step::Done(answer) => send(&self.socket, &answer, client).await,
             Step::Ignore => {}
-            Step::Upstream(pending) => self.go_upstream(client, query, pending),
+            Step::Upstream(pending) => {
+                let note = self.journal.as_ref().and_then(|journal| journal.note(client, query));
+                self.go_upstream(client, pending, note);
+            }
         }
         // The rest of the datagram goes with it.
         if let Err(error) = self.socket.try_recv(&mut []) {
@@ -79,9 +82,7 @@ impl UdpServer {
         }
     }
 
-    fn go_upstream(&self, client: SocketAddr, query: &[u8], pending: Pending) {
-        let note: Option<Note> =
-            self.journal.as_ref().and_then(|journal| journal.note(client, query));
+    fn go_upstream(&self, client: SocketAddr, pending: Pending, note: Option<Note>) {
         let socket = Rc::clone(&self.socket);
         let resolver = Rc::clone(&self.resolver);
         spawn_local(async move {

@@ -85,28 +85,40 @@ fn stamp(path: &Path) -> Stamp {
 }
 
 fn read(stamp: &Stamp) -> (Vec<Service>, Vec<EndpointSlice>) {
-    let (mut services, mut slices) = (vec![], vec![]);
+    let mut all = (vec![], vec![]);
     for (path, ..) in stamp {
         match fs::read_to_string(path) {
             Err(error) => warn!(path = %path.display(), %error, "can't read the manifest"),
             Ok(text) => {
-                for document in serde_yaml::Deserializer::from_str(&text) {
-                    match Value::deserialize(document) {
-                        Ok(value) => sort(path, value, &mut services, &mut slices),
-                        Err(error) => {
-                            warn!(path = %path.display(), %error, "can't decode the manifest");
-                        }
-                    }
-                }
+                let (services, slices) = parse(&text);
+                all.0.extend(services);
+                all.1.extend(slices);
+            }
+        }
+    }
+    all
+}
+
+/// The Services and EndpointSlices of a YAML or JSON text of any number of documents and lists. What
+/// doesn't decode is left out, and logged.
+pub fn parse(text: &str) -> (Vec<Service>, Vec<EndpointSlice>) {
+    let (mut services, mut slices) = (vec![], vec![]);
+    for document in serde_yaml::Deserializer::from_str(text) {
+        match Value::deserialize(document) {
+            Ok(value) => sort(value, &mut services, &mut slices),
+            Err(error) => {
+                warn!(%error, "a manifest does not decode");
+                // The rest of a text that is no YAML can't be told apart.
+                break;
             }
         }
     }
     (services, slices)
 }
 
-fn sort(path: &Path, value: Value, services: &mut Vec<Service>, slices: &mut Vec<EndpointSlice>) {
+fn sort(value: Value, services: &mut Vec<Service>, slices: &mut Vec<EndpointSlice>) {
     let failed = |error: serde_json::Error| {
-        warn!(path = %path.display(), %error, "an object in the manifest does not decode");
+        warn!(%error, "an object in a manifest does not decode");
     };
     match value["kind"].as_str() {
         Some("Service") => match serde_json::from_value(value) {
@@ -120,7 +132,7 @@ fn sort(path: &Path, value: Value, services: &mut Vec<Service>, slices: &mut Vec
         Some(kind) if kind.ends_with("List") => {
             if let Some(items) = value["items"].as_array() {
                 for item in items {
-                    sort(path, item.clone(), services, slices);
+                    sort(item.clone(), services, slices);
                 }
             }
         }

@@ -8,7 +8,7 @@ mod cluster;
 mod directory;
 
 pub use cluster::Cluster;
-pub use directory::Directory;
+pub use directory::{Directory, parse};
 
 /// Tells all objects once (each kind as a `Replace`), and then every change, for ever. A source
 /// retries by itself whatever fails.
