@@ -93,6 +93,13 @@ not a mount
         assert_eq!(mounts[2].point, Path::new("/mnt/c\\d"));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn no_text_is_a_panic(text: String) {
+            parse(&format!("1 0 0:1 / /{text} rw - ext4 {text} rw\n{text}"));
+        }
+    }
+
     #[test]
     fn below_leaves_the_folder_itself_and_namesakes_out() {
         let mounts = parse(

@@ -38,6 +38,9 @@ const POLL: Duration = Duration::from_millis(10);
 /// Pauses between two starts, doubled from the first to the last.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
+/// What Debian's packages containerd and runc bring.
+const PROGRAMS: [&str; 3] = ["containerd", "ctr", "runc"];
+
 /// Of the log's end that goes into an error.
 const TAIL: u64 = 2048;
 
@@ -213,15 +216,20 @@ async fn answering(socket: &Path) -> Option<i32> {
     UnixStream::connect(socket).await.ok()?.peer_cred().ok()?.pid()
 }
 
-fn start(config: &Config) -> Result<Child, Error> {
+/// Whether this machine can run containerd at all, for commands that want to say so at once.
+///
+/// # Errors
+/// Names what is missing and how to install it.
+pub fn preflight() -> Result<(), Error> {
     if !geteuid().is_root() {
         return Err(Error::NotRoot);
     }
-    for program in ["runc", "ctr"] {
-        if !is_on_path(program) {
-            return Err(Error::Missing(program));
-        }
-    }
+    let missing = PROGRAMS.into_iter().find(|program| !is_on_path(program));
+    missing.map_or(Ok(()), |program| Err(Error::Missing(program)))
+}
+
+fn start(config: &Config) -> Result<Child, Error> {
+    preflight()?;
     let path = prepare(config)?;
     rotate(&config.log);
     let log = OpenOptions::new()

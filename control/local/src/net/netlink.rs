@@ -223,6 +223,21 @@ mod tests {
         assert!(attributes(&[0; 8]).is_empty(), "a length of 0 must not be an endless loop");
     }
 
+    proptest::proptest! {
+        /// What the kernel of another version sends must not end us.
+        #[test]
+        fn no_bytes_are_a_panic(bytes: Vec<u8>) {
+            let mut rest = bytes.as_slice();
+            while let Some((_, body, next)) = split(rest) {
+                attributes(body);
+                assert!(next.len() < rest.len(), "an endless loop");
+                rest = next;
+            }
+            attributes(&bytes);
+            let _ = result_of(&bytes);
+        }
+    }
+
     #[test]
     fn cut_off_answers_are_no_panic() {
         for length in 0..HEADER + 4 {

@@ -1,5 +1,6 @@
 //! containerd inside of nodes, as an agent runs it: containers, images, crash and boot.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use crate::trial::{Guard, eventually, options, output};
 use bowline_local::containerd::{Config, Containerd};
 use bowline_local::image::Image;
 use bowline_local::{BIN_IN_NODE, Cluster, Node, NodePlan, Plan, Silent, Unit, Workload};
+use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
 /// Set in the units: then the test program is the agent.
@@ -59,6 +61,13 @@ fn containers_run_in_nodes_and_outlive_agent_and_containerd() {
     let archive = up.cluster.plan().shared_dir().join("trial.tar");
     Image::busybox(IMAGE).expect("busybox").write(&archive).expect("written");
     assert_eq!(up.cluster.load(&archive, &Silent).expect("loaded"), [IMAGE]);
+    let docker = up.cluster.plan().shared_dir().join("docker.tar");
+    docker_archive(&docker, "app:2");
+    let loaded = up.cluster.load(&docker, &Silent).expect("loaded");
+    assert_eq!(loaded, ["docker.io/library/app:2"], "a docker archive");
+    let broken = up.cluster.load(&std::env::current_exe().expect("a path"), &Silent);
+    let error = broken.expect_err("a program is no archive").to_string();
+    assert!(error.contains("does not import the archive"), "{error}");
     let status = up.cluster.status().expect("status");
     let socket = status.nodes[1].containerd_socket_on_host.clone().expect("a socket");
     assert!(socket.exists(), "{}", socket.display());
@@ -90,6 +99,31 @@ fn containers_run_in_nodes_and_outlive_agent_and_containerd() {
     wait_for_containerd(node);
     assert!(ctr(node, "images ls -q").contains(IMAGE), "images are on the node's disk");
     assert!(task().is_none(), "a task survived the crash of its node");
+}
+
+/// As `docker save` wrote it until version 25: a layer, a configuration, a manifest.
+fn docker_archive(path: &Path, tag: &str) {
+    let mut layer = tar::Builder::new(Vec::new());
+    append(&mut layer, "file", b"content");
+    let layer = layer.into_inner().expect("in memory");
+    let digest: String = Sha256::digest(&layer).iter().map(|b| format!("{b:02x}")).collect();
+    let config = format!(
+        r#"{{"architecture":"amd64","os":"linux","config":{{}},
+            "rootfs":{{"type":"layers","diff_ids":["sha256:{digest}"]}}}}"#
+    );
+    let manifest = format!(r#"[{{"Config":"c.json","RepoTags":["{tag}"],"Layers":["l.tar"]}}]"#);
+    let mut archive = tar::Builder::new(std::fs::File::create(path).expect("a file"));
+    append(&mut archive, "l.tar", &layer);
+    append(&mut archive, "c.json", config.as_bytes());
+    append(&mut archive, "manifest.json", manifest.as_bytes());
+    archive.finish().expect("written");
+}
+
+fn append(archive: &mut tar::Builder<impl std::io::Write>, name: &str, content: &[u8]) {
+    let mut header = tar::Header::new_ustar();
+    header.set_size(content.len() as u64);
+    header.set_mode(0o644);
+    archive.append_data(&mut header, name, content).expect("written");
 }
 
 fn kill(pid: i32) {
