@@ -1,5 +1,6 @@
 //! A kubelet by hand, for trials: `kubelet --cri SOCKET --root DIR [--static DIR] [--kubeconfig FILE]
-//! [--node NAME] [--ip ADDRESS] [--listen ADDRESS] [--client-ca FILE]`.
+//! [--node NAME] [--ip ADDRESS] [--listen ADDRESS] [--client-ca FILE]
+//! [--cert FILE --key FILE]`.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,12 @@ async fn main() -> anyhow::Result<()> {
     config.container_log_dir = Some(root.join("logs/containers"));
     config.node_ips = vec![flag("ip").unwrap_or("127.0.0.1").parse()?];
     config.listen = flag("listen").unwrap_or("127.0.0.1:10250").parse()?;
-    config.serving = Serving::SelfSigned;
+    config.serving = match (flag("cert"), flag("key")) {
+        (Some(cert), Some(key)) => {
+            Serving::Pem { cert: std::fs::read(cert)?, key: std::fs::read(key)? }
+        }
+        _ => Serving::Bootstrap,
+    };
     config.auth.client_ca = flag("client-ca").map(std::fs::read).transpose()?;
     config.root_dir = root;
     let shutdown = CancellationToken::new();

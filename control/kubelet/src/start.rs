@@ -12,8 +12,10 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::context::{Context, Machine};
 use crate::cri::client::BadSocket;
+use crate::logs::rotate;
 use crate::node::{self, lease};
 use crate::pod::manager::{self, Inputs, Pods, Source};
+use crate::pod::mirror;
 use crate::runtime::Runtime;
 use crate::runtime::cri::CriRuntime;
 use crate::server;
@@ -93,6 +95,10 @@ pub async fn run_with(
     }
     let server = server::bind(&ctx, pods.clone()).await?;
     tokio::spawn(server.serve());
+    tokio::spawn(rotate::run(Arc::clone(&ctx), pods.clone()));
+    if ctx.config.static_pod_dir.is_some() && !ctx.config.standalone {
+        tokio::spawn(mirror::run(Arc::clone(&ctx), pods.clone()));
+    }
     let inputs = Inputs { changes, events: ctx.runtime.events() };
     manager::run(ctx, pods, inputs).await;
     Ok(())

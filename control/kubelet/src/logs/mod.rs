@@ -2,6 +2,7 @@
 
 pub mod line;
 pub mod read;
+pub mod rotate;
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;

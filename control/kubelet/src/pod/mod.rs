@@ -6,6 +6,7 @@ pub mod hook;
 pub mod jobs;
 pub mod manager;
 pub mod memory;
+pub mod mirror;
 pub mod qos;
 pub mod status;
 pub mod view;

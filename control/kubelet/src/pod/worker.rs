@@ -23,7 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::actions::{self, Action, Plan};
+use super::actions::{self, Action, Plan, Why};
 use super::jobs::{Done, Job, Start, StartError, termination_file};
 use super::memory::{
     Cause, End, Failure, Memory, PULL_FIRST, PULL_LONGEST, Progress, RETRY_FIRST, RETRY_LONGEST,
@@ -238,7 +238,6 @@ impl Worker {
         };
         self.memory.end = Some(End { cause: kept, grace });
         self.stop_starts.cancel();
-        self.probes.end_all();
     }
 
     fn take_news(&mut self) {
@@ -319,10 +318,9 @@ impl Worker {
     }
 
     /// Begins the probes of what runs, ends those of what does not, and takes their results.
+    ///
+    /// A pod that is ending is probed on: it serves until it has ended.
     fn probe(&mut self) {
-        if self.memory.end.is_some() {
-            return;
-        }
         let ip = self.ip();
         let ephemeral = view::ephemeral_containers(&self.pod);
         let all = view::init_containers(&self.pod)
@@ -417,7 +415,9 @@ impl Worker {
             }
             Action::Start { name, attempt, sandbox_id } => self.start(name, attempt, sandbox_id),
             Action::Kill { id, name, grace, why } => {
-                self.probes.end(&name);
+                if why != Why::PodEnds {
+                    self.probes.end(&name);
+                }
                 self.memory.killing.insert(id.clone(), grace);
                 let ip = self.ip();
                 let target = id.clone();

@@ -112,6 +112,12 @@ impl Writer {
 
     async fn patch(&self, status: &PodStatus) -> Result<(), kube::Error> {
         let mut body = json!({"status": with_nulls(status)});
+        // These lists merge by address, so an old address would stay beside its successor.
+        for list in ["podIPs", "hostIPs"] {
+            if let Some(all) = body["status"][list].as_array_mut() {
+                all.insert(0, json!({"$patch": "replace"}));
+            }
+        }
         if let Some(uid) = &self.uid {
             body["metadata"] = json!({"uid": uid});
         }

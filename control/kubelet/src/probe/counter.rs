@@ -31,6 +31,10 @@ impl Counter {
         }
     }
 
+    pub fn needs_one_success(&self) -> bool {
+        self.good_after == 1
+    }
+
     /// Notes a result; a verdict once its row is long enough, and for every result after that.
     pub fn count(&mut self, success: bool) -> Option<Verdict> {
         if self.last == Some(success) {

@@ -30,6 +30,10 @@ use crate::runtime::Container;
 use act::Target;
 use counter::{Counter, Verdict};
 
+/// Waits between probes of a container that has just been started.
+const WARM_UP_FIRST: Duration = Duration::from_millis(50);
+const WARM_UP_LONGEST: Duration = Duration::from_secs(1);
+
 /// The latest health of a pod's containers, by name.
 pub type Board = Arc<Mutex<HashMap<String, Health>>>;
 
@@ -159,6 +163,9 @@ impl Task {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let timeout = seconds(probe.timeout_seconds, 1);
         let mut counter = Counter::new(probe);
+        if kind != ProbeKind::Liveness && counter.needs_one_success() {
+            self.warm_up(probe, seconds(probe.period_seconds, 10), timeout).await;
+        }
         loop {
             tick.tick().await;
             let result = self.once(probe, timeout).await;
@@ -173,6 +180,24 @@ impl Task {
                 return;
             }
         }
+    }
+
+    /// A container that has just been started is asked more often than its period, so that it is
+    /// ready when it can serve and not a period later. Failures in that time don't count.
+    async fn warm_up(&self, probe: &Probe, period: Duration, timeout: Duration) {
+        let until = tokio::time::Instant::now() + period;
+        let mut wait = WARM_UP_FIRST;
+        while self.is_waited_for() && self.once(probe, timeout).await.is_err() {
+            if tokio::time::Instant::now() + wait >= until {
+                return;
+            }
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(WARM_UP_LONGEST);
+        }
+    }
+
+    fn is_waited_for(&self) -> bool {
+        self.board.lock().get(&self.spec.name).is_some_and(|h| !h.started || !h.ready)
     }
 
     async fn once(&self, probe: &Probe, timeout: Duration) -> Result<(), String> {

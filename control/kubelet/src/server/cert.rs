@@ -21,8 +21,14 @@ use crate::config::{Config, Serving};
 use crate::context::Context;
 
 const SIGNER: &str = "kubernetes.io/kubelet-serving";
+/// Key and chain as they were signed last, below the kubelet's folder.
+const KEPT: &str = "pki/kubelet-server.pem";
+/// A certificate is renewed when this part of its life is left: a fifth.
+const RENEW_BEFORE: i64 = 5;
+/// How often a signed certificate's age is looked at.
+const AGE_PERIOD: Duration = Duration::from_secs(600);
 /// How often an unanswered request is looked at, and when it is made again.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(250);
 const GIVE_UP: Duration = Duration::from_secs(300);
 
 /// No usable certificate.
@@ -64,7 +70,10 @@ impl Certificates {
             Serving::SelfSigned => self_signed(&ctx.config, &key)?,
             Serving::Bootstrap => {
                 must_ask = !ctx.config.standalone;
-                self_signed(&ctx.config, &key)?
+                match std::fs::read(ctx.config.root_dir.join(KEPT)) {
+                    Ok(kept) if fits(&kept, &ctx.config) => (kept.clone(), kept),
+                    _ => self_signed(&ctx.config, &key)?,
+                }
             }
         };
         let current = RwLock::new(tls(&cert, &key_pem, verifier.clone())?);
@@ -81,8 +90,15 @@ impl Certificates {
             return;
         }
         loop {
+            let kept = std::fs::read(ctx.config.root_dir.join(KEPT)).unwrap_or_default();
+            if fits(&kept, &ctx.config) {
+                tokio::select! {
+                    () = ctx.shutdown.cancelled() => return,
+                    () = tokio::time::sleep(AGE_PERIOD) => continue,
+                }
+            }
             match self.ask(&ctx).await {
-                Ok(()) => return,
+                Ok(()) => continue,
                 Err(error) => {
                     let error = crate::cri::client::chain(&error);
                     tracing::debug!(error, "no signed serving certificate yet");
@@ -123,6 +139,7 @@ impl Certificates {
             if let Some(cert) = status.certificate.filter(|c| !c.0.is_empty()) {
                 let key = self.key.serialize_pem();
                 *self.current.write() = tls(&cert.0, key.as_bytes(), self.verifier.clone())?;
+                keep(&ctx.config, &[key.as_bytes(), &cert.0].concat())?;
                 tracing::info!("the serving certificate is signed by the cluster");
                 return Ok(());
             }
@@ -130,6 +147,45 @@ impl Certificates {
         }
         Err(Error::NotSigned)
     }
+}
+
+fn keep(config: &Config, pem: &[u8]) -> Result<(), Error> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let path = config.root_dir.join(KEPT);
+    let write = || {
+        std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+        let next = path.with_extension("next");
+        let _ = std::fs::remove_file(&next);
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&next)?;
+        file.write_all(pem)?;
+        file.sync_all()?;
+        std::fs::rename(&next, &path)
+    };
+    write().map_err(|source| Error::Write { path: path.clone(), source })
+}
+
+/// Is the kept certificate for this node's addresses, and young enough?
+fn fits(pem: &[u8], config: &Config) -> bool {
+    let Ok(der) = CertificateDer::from_pem_slice(pem) else { return false };
+    let Ok((_, cert)) = x509_parser::parse_x509_certificate(&der) else { return false };
+    let validity = cert.validity();
+    let life = validity.not_after.timestamp() - validity.not_before.timestamp();
+    let left = validity.not_after.timestamp() - jiff::Timestamp::now().as_second();
+    let Ok(Some(names)) = cert.subject_alternative_name() else { return false };
+    let listed = |ip: &std::net::IpAddr| {
+        names.value.general_names.iter().any(|name| match (name, ip) {
+            (x509_parser::prelude::GeneralName::IPAddress(raw), std::net::IpAddr::V4(ip)) => {
+                *raw == ip.octets()
+            }
+            (x509_parser::prelude::GeneralName::IPAddress(raw), std::net::IpAddr::V6(ip)) => {
+                *raw == ip.octets()
+            }
+            _ => false,
+        })
+    };
+    left * RENEW_BEFORE > life && config.node_ips.iter().all(listed)
 }
 
 fn params(config: &Config, as_node: bool) -> Result<CertificateParams, rcgen::Error> {
