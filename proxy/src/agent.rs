@@ -4,7 +4,6 @@
 //! over. Only [`cleanup`] takes it away.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,8 +37,6 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNetwork>,
     pub health_address: SocketAddr,
     pub metrics_address: SocketAddr,
-    /// The root of the host's file system as seen from here.
-    pub host_root: PathBuf,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +84,6 @@ pub async fn run(
     let routes = routes::Config {
         node: config.node.as_str().into(),
         cluster_cidrs: config.cluster_cidrs.clone(),
-        host_root: config.host_root.clone(),
     };
     let (answers, metrics_answers) = (health.clone(), health.clone());
     let mut thread = tokio::task::spawn_blocking(move || plane.thread.join());
@@ -114,6 +110,8 @@ pub enum CleanupError {
     Routes(#[from] routes::RouteError),
     #[error(transparent)]
     Nft(#[from] routes::NftError),
+    #[error(transparent)]
+    Forwarding(#[from] routes::ForwardingError),
 }
 
 /// Takes everything of ours off the node: programs, pins, routes, nftables. Succeeds when there is
@@ -122,5 +120,6 @@ pub async fn cleanup(config: &loader::Config) -> Result<(), CleanupError> {
     let unloaded = loader::unload(&config.directory).map_err(CleanupError::from);
     let routes = routes::remove_all().await.map_err(CleanupError::from);
     let table = routes::remove_table().map_err(CleanupError::from);
-    unloaded.and(routes).and(table)
+    let forwarding = routes::undo_forwarding().map_err(CleanupError::from);
+    unloaded.and(routes).and(table).and(forwarding)
 }

@@ -77,9 +77,6 @@ struct Run {
     /// Address of /metrics.
     #[arg(long, default_value = "0.0.0.0:10249")]
     metrics_address: SocketAddr,
-    /// The root of the host's file system.
-    #[arg(long, default_value = "/proc/1/root")]
-    host_root: PathBuf,
 }
 
 #[derive(Args)]
@@ -168,7 +165,6 @@ async fn run(flags: Run) -> anyhow::Result<()> {
         cluster_cidrs: flags.node.cluster_cidrs,
         health_address: dual(flags.health_address),
         metrics_address: dual(flags.metrics_address),
-        host_root: flags.host_root,
     };
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;

@@ -4,7 +4,9 @@
 //! Nodes must share a layer 2 network here. A node that does not is named in the log, and its pods
 //! are reached by nobody until the network routes them.
 
+mod forward_chains;
 mod forwarding;
+mod legacy;
 mod netlink;
 mod nft;
 mod nft_message;
@@ -19,7 +21,8 @@ use tokio::sync::watch;
 
 use crate::reflector::Node;
 
-pub use forwarding::Forwarding;
+pub use forwarding::{ForwardingError, undo as undo_forwarding};
+pub use legacy::LegacyError;
 pub use netlink::{RouteError, remove_all};
 pub use nft::{NftError, remove_table};
 
@@ -99,8 +102,6 @@ pub struct Config {
     pub node: Arc<str>,
     /// All pods' ranges; what leaves them is masqueraded. Empty: the nodes' own ranges.
     pub cluster_cidrs: Vec<IpNetwork>,
-    /// The root of the host's file system as seen from here, for tools that only the host has.
-    pub host_root: std::path::PathBuf,
 }
 
 /// Keeps routes, forwarding and masquerade in step with `peers` until it is dropped. A failure is
@@ -137,7 +138,7 @@ async fn sync(config: &Config, peers: &Peers) -> Result<(), ()> {
         tracing::warn!(error = %chain(&error), "pods can't be masqueraded outside the cluster");
         result = Err(());
     }
-    if let Err(error) = Forwarding::new(&config.host_root).ensure(&own) {
+    if let Err(error) = forwarding::ensure(&own) {
         tracing::warn!(error = %chain(&error), "this node may not forward its pods' packets");
         result = Err(());
     }

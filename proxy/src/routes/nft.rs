@@ -99,17 +99,14 @@ fn is_unsupported(error: &io::Error) -> bool {
 }
 
 /// Sends a batch and reads its acknowledgements; the first refusal is the answer.
-fn commit(batch: Batch) -> Result<(), NftError> {
-    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(|source| NftError::Open { source })?;
-    socket.bind_auto().map_err(|source| NftError::Open { source })?;
+pub(super) fn commit(batch: Batch) -> Result<(), NftError> {
+    let socket = open()?;
     let (bytes, mut expected) = batch.finish();
-    socket
-        .send_to(&bytes, &SocketAddr::new(0, 0), 0)
-        .map_err(|source| NftError::Send { source })?;
+    send(&socket, &bytes)?;
     while expected > 0 {
-        let (answer, _) = socket.recv_from_full().map_err(|source| NftError::Receive { source })?;
-        for code in errors(&answer) {
-            if code != 0 {
+        let (answer, _) = receive(&socket)?;
+        for (kind, code) in errors(&answer) {
+            if kind == NLMSG_ERROR && code != 0 {
                 let source = io::Error::from_raw_os_error(-code);
                 return Err(NftError::Refused { source });
             }
@@ -119,19 +116,58 @@ fn commit(batch: Batch) -> Result<(), NftError> {
     Ok(())
 }
 
-/// The codes of all NLMSG_ERROR messages in a datagram; 0 is an acknowledgement.
-fn errors(mut datagram: &[u8]) -> Vec<i32> {
+/// Sends a dump request and returns the datagrams of its answer.
+pub(super) fn query(request: &[u8]) -> Result<Vec<Vec<u8>>, NftError> {
+    let socket = open()?;
+    send(&socket, request)?;
+    let mut datagrams = Vec::new();
+    loop {
+        let (answer, _) = receive(&socket)?;
+        match errors(&answer).first() {
+            Some((NLMSG_ERROR, code)) if *code != 0 => {
+                let source = io::Error::from_raw_os_error(-code);
+                return Err(NftError::Refused { source });
+            }
+            Some(_) => {
+                datagrams.push(answer);
+                return Ok(datagrams);
+            }
+            None => datagrams.push(answer),
+        }
+    }
+}
+
+fn open() -> Result<Socket, NftError> {
+    let failed = |source| NftError::Open { source };
+    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
+    socket.bind_auto().map_err(failed)?;
+    Ok(socket)
+}
+
+fn send(socket: &Socket, bytes: &[u8]) -> Result<(), NftError> {
+    let sent = socket.send_to(bytes, &SocketAddr::new(0, 0), 0);
+    sent.map(drop).map_err(|source| NftError::Send { source })
+}
+
+fn receive(socket: &Socket) -> Result<(Vec<u8>, SocketAddr), NftError> {
+    socket.recv_from_full().map_err(|source| NftError::Receive { source })
+}
+
+/// Ends a request: an error, or with code 0 an acknowledgement.
+const NLMSG_ERROR: u16 = 2;
+/// Ends a dump.
+const NLMSG_DONE: u16 = 3;
+
+/// The ends in a datagram: kind and code.
+fn errors(mut datagram: &[u8]) -> Vec<(u16, i32)> {
     const HEADER: usize = 16;
-    const NLMSG_ERROR: u16 = 2;
     let mut codes = Vec::new();
     while let Some(header) = datagram.get(..HEADER) {
-        let word = |at: usize| [header[at], header[at + 1], header[at + 2], header[at + 3]];
-        let length = u32::from_ne_bytes(word(0)) as usize;
+        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
-        if kind == NLMSG_ERROR
-            && let Some(code) = datagram.get(HEADER..HEADER + 4)
-        {
-            codes.push(i32::from_ne_bytes([code[0], code[1], code[2], code[3]]));
+        if [NLMSG_ERROR, NLMSG_DONE].contains(&kind) {
+            let code = datagram.get(HEADER..).and_then(<[u8]>::first_chunk);
+            codes.push((kind, code.map_or(0, |code| i32::from_ne_bytes(*code))));
         }
         let step = length.next_multiple_of(4).max(HEADER);
         datagram = datagram.get(step..).unwrap_or_default();
