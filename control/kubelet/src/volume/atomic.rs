@@ -232,8 +232,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let versions = [payload(&[("a", "1"), ("b", "1")]), payload(&[("a", "2"), ("b", "2")])];
         write(dir.path(), &versions[0], None).expect("written");
+        let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let done = std::sync::atomic::AtomicBool::new(false);
             let (done, dir) = (&done, dir.path());
             let reader = scope.spawn(move || {
                 let mut reads = 0;
