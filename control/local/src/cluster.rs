@@ -137,17 +137,16 @@ impl Cluster {
         // From the choice of a subnet until the host has an address in it, no other cluster chooses.
         let choosing = machine::Choosing::begin().map_err(Error::Machine)?;
         let mut record = planned(options)?;
-        let down: Vec<_> = record
-            .plan
-            .nodes
-            .iter()
-            .filter(|node| find_init(&layout, &node.cgroup).is_none())
-            .cloned()
-            .collect();
         progress.step("network");
         write_record(&record)?;
-        lan::ensure(&record.plan)?;
+        let mut links = lan::ensure(&record.plan)?;
         drop(choosing);
+        let mut down = record.plan.nodes.clone();
+        // A node without its port was cut off with the network that somebody removed.
+        down.retain(|node| {
+            let has_port = links.index(&node.name).is_ok_and(|port| port.is_some());
+            find_init(&layout, &node.cgroup).is_none() || !has_port
+        });
         if down.is_empty() && record.phase == Phase::Up {
             return Ok(Up { cluster: Self::of(record), booted: Vec::new() });
         }

@@ -37,14 +37,17 @@ pub enum LanError {
     RemoveTable(String, #[source] io::Error),
 }
 
-/// Makes what is missing of the network.
-pub(crate) fn ensure(plan: &Plan) -> Result<(), LanError> {
+/// Makes what is missing of the network; its links, so that nodes' ports can be looked for.
+pub(crate) fn ensure(plan: &Plan) -> Result<Links, LanError> {
     let name = plan::lan_netns(&plan.name);
     let lan = netns::ensure(&name).map_err(|error| LanError::Namespace(name.clone(), error))?;
-    let (links, bridge) =
+    let (mut links, bridge) =
         netns::inside(&lan, bridge).map_err(|error| LanError::Bridge(name, error))?;
     let link = plan.host_link();
-    join_host(plan, &link, links, bridge).map_err(|error| LanError::HostLink(link, error))
+    match join_host(plan, &link, &mut links, bridge) {
+        Ok(()) => Ok(links),
+        Err(error) => Err(LanError::HostLink(link, error)),
+    }
 }
 
 fn bridge() -> io::Result<(Links, u32)> {
@@ -56,7 +59,7 @@ fn bridge() -> io::Result<(Links, u32)> {
     Ok((links, bridge))
 }
 
-fn join_host(plan: &Plan, link: &str, mut lan: Links, bridge: u32) -> io::Result<()> {
+fn join_host(plan: &Plan, link: &str, lan: &mut Links, bridge: u32) -> io::Result<()> {
     let mut host = Links::open()?;
     let there = host.index(link)?.is_some() && lan.index(HOST_PORT)?.is_some();
     if !there {

@@ -138,6 +138,23 @@ fn a_command_can_be_fed_and_read_while_it_runs() {
 }
 
 #[test]
+fn a_network_that_somebody_removed_comes_back_with_up() {
+    let _guard = Guard("t-net");
+    // One that no other test takes while it is free.
+    let subnet = Some("10.213.7.0/24".parse().expect("a subnet"));
+    let options = Options { subnet, ..options("t-net", 2) };
+    let cluster = Cluster::up(&options, &Greeters, &Silent).expect("up").cluster;
+    let removed = Command::new("ip").args(["netns", "delete", "bowline-t-net"]).status();
+    assert!(removed.expect("ip runs").success());
+    let link = Command::new("ip").args(["link", "delete", "bowline-t-net"]).status();
+    assert!(link.expect("ip runs").success());
+    let again = Cluster::up(&options, &Greeters, &Silent).expect("up");
+    assert_eq!(again.booted, ["n1", "n2"]);
+    let address = (cluster.plan().nodes[1].address, PORT);
+    eventually("the node's unit answers", || TcpStream::connect(address).ok());
+}
+
+#[test]
 fn a_folder_or_subnet_of_somebody_else_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("mine"), "precious").expect("written");
