@@ -15,7 +15,8 @@ use crate::query::Query;
 use crate::reply::{self, JSON, Reply};
 use crate::status::{ApiError, ApiResult};
 
-const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+/// Clients ask for `...v2@v1.0+protobuf`, but an `@` in an answer's type is an error to them.
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 pub(crate) async fn serve(
@@ -114,11 +115,9 @@ async fn openapi(
 ) -> ApiResult<Reply> {
     let app = Arc::clone(app);
     let protobuf = negotiate::accepts(headers, "proto-openapi.spec.v2");
-    let json_asked = negotiate::accepts(headers, "application/json");
     let wanted = rest.join("/");
     // The first making of a document takes a while: off the async threads.
     let made = tokio::task::spawn_blocking(move || match wanted.as_str() {
-        "v2" if protobuf && !json_asked => Made::Document(app.openapi.v2_protobuf(), PROTOBUF),
         "v2" if protobuf => Made::Document(app.openapi.v2_protobuf(), PROTOBUF),
         "v2" => Made::Document(app.openapi.v2_json(), JSON),
         "v3" => Made::Index(app.openapi.v3_index()),

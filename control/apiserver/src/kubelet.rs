@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::app::App;
 use crate::cache::Entry;
 use crate::kinds;
 use crate::object::{self, is_deleting, items, text};
@@ -96,7 +97,7 @@ pub(crate) async fn serve(call: &Call, request: Request<Incoming>) -> ApiResult<
         return Ok(reply::text(200, ""));
     };
     let stream = call.app.kubelets.connect(&far).await?;
-    pass(&far, stream, request).await
+    pass(&call.app, &far, stream, request).await
 }
 
 fn far(call: &Call, query: &str) -> ApiResult<Option<Far>> {
@@ -282,6 +283,7 @@ fn service_far(call: &Call, query: &str) -> ApiResult<Far> {
 
 /// Sends the request on and gives back what comes.
 async fn pass(
+    app: &App,
     far: &Far,
     stream: Box<dyn Stream>,
     mut request: Request<Incoming>,
@@ -315,7 +317,9 @@ async fn pass(
         && let Some(ours) = ours
     {
         let theirs = hyper::upgrade::on(&mut answer);
+        let open = app.metrics.open();
         tokio::spawn(async move {
+            let _open = open;
             let (Ok(ours), Ok(theirs)) = tokio::join!(ours, theirs) else { return };
             let (mut ours, mut theirs) = (TokioIo::new(ours), TokioIo::new(theirs));
             // An end on one side is an end of the session: nothing is left to report to.

@@ -36,8 +36,16 @@ pub(crate) struct Metrics {
     registry: Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Family<DurationLabels, Histogram, fn() -> Histogram>,
-    /// Watches and streams open now.
-    pub(crate) long_running: Gauge<i64, AtomicI64>,
+    long_running: Gauge<i64, AtomicI64>,
+}
+
+/// Counts a watch or stream for as long as it is held.
+pub(crate) struct Open(Gauge<i64, AtomicI64>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 impl Metrics {
@@ -62,6 +70,12 @@ impl Metrics {
             long_running.clone(),
         );
         Self { registry, requests, durations, long_running }
+    }
+
+    /// Counts a watch or stream from now on.
+    pub(crate) fn open(&self) -> Open {
+        self.long_running.inc();
+        Open(self.long_running.clone())
     }
 
     /// Counts one answer. `group` and `resource` are of a kind that is served, or empty: a client can't make

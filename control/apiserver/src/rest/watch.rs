@@ -24,6 +24,7 @@ use super::Call;
 use super::selection::Selection;
 use crate::cache::{Change, ChangeKind, Entry, WatchError, Watcher};
 use crate::convert;
+use crate::metrics::Open;
 use crate::negotiate::Form;
 use crate::object;
 use crate::present;
@@ -127,6 +128,7 @@ struct Stream {
     /// A Table's columns go with the first event only.
     columns_sent: bool,
     ended: bool,
+    _open: Open,
 }
 
 /// What a stream needs of its call, which does not outlive the answer's head.
@@ -164,6 +166,7 @@ impl Stream {
             deadline: Instant::now() + seconds,
             columns_sent: false,
             ended: false,
+            _open: call.app.metrics.open(),
         }
     }
 
