@@ -4,16 +4,19 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::process::{Command, Output};
 
 use ipnetwork::IpNetwork;
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// Lists the tables that iptables-legacy has in the kernel.
-const TABLES_V4: &str = "/proc/net/ip_tables_names";
-const TABLES_V6: &str = "/proc/net/ip6_tables_names";
+const TABLES_V4: &str = "/proc/thread-self/net/ip_tables_names";
+const TABLES_V6: &str = "/proc/thread-self/net/ip6_tables_names";
 /// The host's mount namespace, as the agent shares its process ids.
 const HOST_MOUNTS: &str = "/proc/1/ns/mnt";
+/// Where hosts have it.
+const TOOL_PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 /// Seconds that iptables may wait for another one's lock.
 const LOCK_SECONDS: &str = "5";
 const COMMENT: &str = "bowline: pods";
@@ -88,9 +91,13 @@ fn in_families(
     })
 }
 
-/// A thread may change its mount namespace only once it shares its root and working directory with
-/// no other.
+/// Nothing to do where the tools are at hand: this is no container, or one with tools. A thread may
+/// change its mount namespace only once it shares its root and working directory with no other.
 fn enter_host() -> io::Result<()> {
+    let at_hand = |directory: &str| Path::new(directory).join("iptables-legacy").exists();
+    if TOOL_PATH.split(':').any(at_hand) {
+        return Ok(());
+    }
     unshare(CloneFlags::CLONE_FS)?;
     setns(File::open(HOST_MOUNTS)?, CloneFlags::CLONE_NEWNS)?;
     Ok(())
