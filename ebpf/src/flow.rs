@@ -13,6 +13,11 @@ use crate::service::{Choice, still_ready, still_there};
 /// Ports that source translation tries before it gives up.
 const PORT_ATTEMPTS: u32 = 16;
 
+/// A connection that its backend has closed gives its port up after this long.
+const CLOSED_NS: u64 = 1_000_000_000;
+/// Other protocols' flows do after this long without an answer.
+const SILENT_NS: u64 = 30_000_000_000;
+
 /// The row of a packet.
 #[inline(always)]
 pub fn find(key: &FlowKey) -> Option<(*mut Flow, bool)> {
@@ -134,6 +139,33 @@ fn snat_address(key: &FlowKey, settings: &Settings) -> Option<Address> {
     unsafe { NODE_ADDRESSES.get(&key.destination) }.map(|_| key.destination)
 }
 
+/// Forgets a flow whose replies would come to the port that is being tried, if it is over: a port
+/// must not wait for the sweep while clients wait for ports.
+#[inline(always)]
+fn make_room(scratch: &mut Scratch) {
+    let Some((row, _)) = find(&scratch.other_key) else { return };
+    let protocol = scratch.other_key.protocol;
+    // SAFETY: the row stays mapped during this run; what it says is only a hint of its age.
+    let over = unsafe {
+        let idle = now() - (*row).last_seen;
+        if protocol == PROTOCOL_TCP {
+            (*row).flags & FLOW_CLOSING != 0 && idle > CLOSED_NS
+        } else {
+            idle > SILENT_NS
+        }
+    };
+    if !over {
+        return;
+    }
+    // SAFETY: as above. A row that is given away meanwhile names rows of another flow that is as
+    // new as can be; its next packet makes it again.
+    scratch.old_key = unsafe { (*row).other_key(protocol) };
+    let _ = FLOWS.remove(&scratch.old_key);
+    let _ = FLOWS.remove(&scratch.other_key);
+    let _ = NEW_FLOWS.remove(&scratch.old_key);
+    let _ = NEW_FLOWS.remove(&scratch.other_key);
+}
+
 /// Makes a flow to a backend on another node: the reply must come back here, so the source
 /// becomes this node's address and a port that is free towards that backend. What failed is the
 /// reason's counter.
@@ -155,6 +187,7 @@ pub fn make_remote(scratch: &mut Scratch, service: u32, choice: &Choice) -> Resu
         let port = ((first + offset) as u16).to_be();
         scratch.flow.source_port = port;
         scratch.other_key.destination_port = port;
+        make_room(scratch);
         // SAFETY: only whether the row is there is used.
         let free = unsafe { FLOWS.get(&scratch.other_key) }.is_none();
         if free && NEW_FLOWS.insert(&scratch.other_key, &scratch.other, BPF_NOEXIST.into()).is_ok()

@@ -17,6 +17,8 @@ pub struct Scratch {
     /// The other direction's row, while a flow is made or established.
     pub other: Flow,
     pub other_key: FlowKey,
+    /// The client's row of an old flow whose place is taken.
+    pub old_key: FlowKey,
     pub fragment: FragmentKey,
     pub route: bpf_fib_lookup,
     pub answer: Answer,

@@ -33,9 +33,9 @@ pub fn find(address: &Address, port: u16, protocol: u8, loopback: bool) -> Found
     }
     // SAFETY: as above.
     let Some(flags) = (unsafe { NODE_ADDRESSES.get(address) }) else { return Found::Nothing };
-    let served =
-        flags & NODE_ADDRESS_NODE_PORTS != 0 || (loopback && flags & NODE_ADDRESS_LOOPBACK != 0);
-    if !served {
+    // A pod has a loopback interface of its own.
+    let reachable = loopback || flags & NODE_ADDRESS_LOOPBACK == 0;
+    if !reachable || flags & NODE_ADDRESS_NODE_PORTS == 0 {
         return Found::Nothing;
     }
     key.address = address.wildcard();

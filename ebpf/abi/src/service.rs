@@ -17,7 +17,8 @@ pub const VIP_EXTERNAL: u32 = 1 << 1;
 
 /// NODE_ADDRESSES flag: node ports are served on this address.
 pub const NODE_ADDRESS_NODE_PORTS: u32 = 1;
-/// NODE_ADDRESSES flag: a loopback address; node ports are served to local sockets only.
+/// NODE_ADDRESSES flag: a loopback address; its node ports are for sockets of the node's own
+/// network namespace only.
 pub const NODE_ADDRESS_LOOPBACK: u32 = 1 << 1;
 
 /// FRONTENDS, key. Rows are inserted and deleted, never updated.

@@ -55,27 +55,41 @@ const DIRECTIONS: [Direction; 2] = [
 ];
 
 /// The Ethernet interfaces over which this network namespace reaches others: those of its default
-/// routes, and where there is none, all that are up with a carrier.
+/// routes, and where there is none, those of routes to whole networks (a pod's is to one address).
 pub fn detect_uplinks() -> Vec<String> {
-    let mut names = BTreeSet::new();
     let v4 = fs::read_to_string("/proc/net/route").unwrap_or_default();
-    for line in v4.lines().skip(1) {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        if let [name, "00000000", ..] = fields.as_slice() {
-            names.insert((*name).to_owned());
-        }
-    }
     let v6 = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
-    for line in v6.lines() {
-        let fields: Vec<_> = line.split_whitespace().collect();
-        if let [destination, "00", .., name] = fields.as_slice() {
-            if destination.bytes().all(|byte| byte == b'0') && *name != "lo" {
-                names.insert((*name).to_owned());
-            }
-        }
+    let mut names: BTreeSet<_> = default_routes(&v4, &v6).collect();
+    if names.is_empty() {
+        names.extend(network_routes(&v4));
     }
-    names.retain(|name| is_ethernet(name));
-    names.into_iter().collect()
+    names.into_iter().filter(|name| is_ethernet(name)).map(str::to_owned).collect()
+}
+
+/// The interfaces of default routes in the files of procfs. The kernel keeps an unreachable IPv6
+/// one on `lo`.
+fn default_routes<'a>(v4: &'a str, v6: &'a str) -> impl Iterator<Item = &'a str> {
+    let v4 = v4.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (name, destination, mask) = (fields.next()?, fields.next()?, fields.nth(5)?);
+        (destination == "00000000" && mask == "00000000").then_some(name)
+    });
+    let v6 = v6.lines().filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (destination, bits, name) = (fields.next()?, fields.next()?, fields.last()?);
+        let default = bits == "00" && destination.bytes().all(|byte| byte == b'0');
+        (default && name != "lo").then_some(name)
+    });
+    v4.chain(v6)
+}
+
+/// The interfaces of IPv4 routes to more than one address.
+fn network_routes(v4: &str) -> impl Iterator<Item = &str> {
+    v4.lines().skip(1).filter_map(|line| {
+        let mut fields = line.split_whitespace();
+        let (name, mask) = (fields.next()?, fields.nth(6)?);
+        (mask != "FFFFFFFF").then_some(name)
+    })
 }
 
 fn is_ethernet(name: &str) -> bool {
@@ -189,5 +203,29 @@ pub(super) fn detach_all(directory: &Path) {
             // Dropping the link deletes the filter.
             drop(link);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{default_routes, network_routes};
+
+    const V4: &str = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\n\
+        eth0\t00000000\t0132A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n\
+        eth1\t0032A8C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+        veth7\t0501F40A\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n";
+    const V6: &str = "00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
+        fe800000000000000000000000000001 00000400 00000001 00000000 00000003 eth2\n\
+        00000000000000000000000000000000 00 00000000000000000000000000000000 00 \
+        00000000000000000000000000000000 ffffffff 00000001 00000000 00200200 lo\n";
+
+    #[test]
+    fn default_routes_of_both_families_name_the_uplinks() {
+        assert_eq!(default_routes(V4, V6).collect::<Vec<_>>(), ["eth0", "eth2"]);
+    }
+
+    #[test]
+    fn a_pods_route_names_no_uplink() {
+        assert_eq!(network_routes(V4).collect::<Vec<_>>(), ["eth0", "eth1"]);
     }
 }

@@ -18,6 +18,7 @@ const REDIRECT: i32 = 7;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const GATEWAY_MAC: [u8; 6] = [2, 0, 0, 0, 0, 7];
+const FIN: u8 = 1;
 const SYN: u8 = 2;
 const RST: u8 = 4;
 const ACK: u8 = 16;
@@ -439,6 +440,28 @@ fn source_ports_that_run_out_are_counted_and_established_flows_stay() {
     for (port, snat) in led {
         assert_eq!(node.comes_in(&ask(port)).1.ports().0, snat);
     }
+}
+
+#[test]
+fn a_connection_that_its_backend_closed_gives_its_source_port_up() {
+    let mut node = node();
+    node.serve(1, 30080, &[elsewhere(&at(FAR_POD[0], 8080))]);
+    let settings = Settings { snat_first: 61000, snat_last: 61000, ..Settings::default() };
+    node.dataplane.maps.write_settings(&settings).expect("settings");
+    let syn = |port| Packet::tcp((CLIENT[0], port), (NODE[0], 30080), SYN, b"");
+    let back = ((FAR_POD[0], 8080), (NODE[0], 61000));
+    assert_eq!(node.comes_in(&syn(1)).0, REDIRECT);
+    assert_eq!(node.comes_in(&syn(2)).0, DROP, "the only port is taken");
+    assert_eq!(node.comes_in(&Packet::tcp(back.0, back.1, FIN | ACK, b"")).0, REDIRECT);
+    assert_eq!(node.comes_in(&syn(2)).0, DROP, "a last packet may still come");
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while node.comes_in(&syn(2)).0 != REDIRECT {
+        assert!(std::time::Instant::now() < deadline, "the port is never given up");
+    }
+    let answer = node.comes_in(&Packet::tcp(back.0, back.1, SYN | ACK, b"")).1;
+    assert_eq!(answer.ports(), (30080, 2), "the new flow has the port now");
+    let (_, old) = node.comes_in(&Packet::tcp((CLIENT[0], 1), (NODE[0], 30080), ACK, b""));
+    assert_eq!(old.flags() & RST, RST, "the old flow is forgotten");
 }
 
 #[test]

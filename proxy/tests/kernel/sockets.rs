@@ -236,7 +236,8 @@ fn a_node_port_is_served_on_the_nodes_addresses_and_on_loopback_of_the_node_only
     service.set(&mut maps, &[here("10.244.1.1:8080")]);
     service.at_node_port(&mut maps, 30080, TCP);
     maps.insert_node_address(addr("192.168.50.1"), NODE_ADDRESS_NODE_PORTS).expect("insert");
-    maps.insert_node_address(addr("127.0.0.1"), NODE_ADDRESS_LOOPBACK).expect("insert");
+    let loopback = NODE_ADDRESS_NODE_PORTS | NODE_ADDRESS_LOOPBACK;
+    maps.insert_node_address(addr("127.0.0.1"), loopback).expect("insert");
     let refused = |address: &str| ask_tcp(address).expect_err("nobody listens there");
     refused("127.0.0.1:30080");
     let netns_cookie = netns_cookie().expect("cookie");
