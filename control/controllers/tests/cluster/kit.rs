@@ -1,5 +1,6 @@
-//! A real apiserver in this process, the controllers, and kubelets that only pretend.
+//! A real apiserver, the controllers and the scheduler in this process, and kubelets that pretend.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::Arc;
@@ -8,8 +9,10 @@ use std::time::{Duration, Instant};
 use bowline_apiserver::{Config as ApiConfig, Limits, Server, ServiceAccounts, Tls};
 use bowline_controllers::{CertificateAuthority, Config};
 use futures::StreamExt;
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
 use rcgen::{
@@ -28,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(20);
 /// One cluster's control plane; all ends when it is dropped.
 pub(crate) struct Trial {
     pub(crate) client: Client,
+    server: String,
+    pki: Pki,
     shutdown: CancellationToken,
     _dir: tempfile::TempDir,
 }
@@ -48,10 +53,8 @@ impl Trial {
         let address = server.local_addr();
         let shutdown = CancellationToken::new();
         tokio::spawn(server.serve(shutdown.clone()));
-        let client =
-            pki.client(&format!("https://{address}"), "kubernetes-admin", "system:masters");
-        let client = client.await;
         let url = format!("https://{address}");
+        let client = pki.client(&url, "kubernetes-admin", "system:masters").await;
         let own = pki.client(&url, "system:kube-controller-manager", "").await;
         let mut config = Config::new(own);
         config.cluster_cidrs = vec!["10.244.0.0/16".parse().expect("a range")];
@@ -61,13 +64,21 @@ impl Trial {
         });
         adjust(&mut config);
         tokio::spawn(bowline_controllers::run(config, shutdown.clone()));
-        let trial = Self { client, shutdown, _dir: dir };
+        let own = pki.client(&url, "system:kube-scheduler", "").await;
+        let config = bowline_scheduler::Config::new(own);
+        tokio::spawn(bowline_scheduler::run(config, shutdown.clone()));
+        let trial = Self { client, server: url, pki, shutdown, _dir: dir };
         trial
             .until("the apiserver answers", || async {
                 trial.client.apiserver_version().await.is_ok()
             })
             .await;
         trial
+    }
+
+    /// A client with a certificate for this user and group.
+    pub(crate) async fn as_user(&self, name: &str, group: &str) -> Client {
+        self.pki.client(&self.server, name, group).await
     }
 
     pub(crate) fn api<K>(&self) -> Api<K>
@@ -130,8 +141,8 @@ impl Trial {
         .await;
     }
 
-    /// Adds ready nodes whose kubelets run everything that is for them: unbound pods are bound to
-    /// the node that they ask for or to any, become ready with an address, and end when deleted.
+    /// Adds ready nodes whose kubelets run everything that is bound to them: pods become ready with
+    /// an address (or end, if their image says so), and go when deleted.
     pub(crate) async fn nodes(&self, names: &[&str]) {
         for name in names {
             let node = json!({"metadata": {"name": name,
@@ -146,7 +157,7 @@ impl Trial {
 
     /// One heartbeat by status.
     pub(crate) async fn beat(&self, name: &str) {
-        let now = k8s_openapi::jiff::Timestamp::now();
+        let now = jiff::Timestamp::now();
         let patch = Patch::Strategic(json!({"status": {
             "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady",
                 "lastHeartbeatTime": now, "lastTransitionTime": now}],
@@ -155,6 +166,42 @@ impl Trial {
         let parameters = PatchParams::default();
         self.all::<Node>().patch_status(name, &parameters, &patch).await.expect("a heartbeat");
     }
+}
+
+pub(crate) fn deployment(replicas: i32, image: &str) -> Value {
+    json!({"metadata": {"name": "web"}, "spec": {"replicas": replicas,
+        "selector": {"matchLabels": {"app": "web"}}, "template": pod_template("web", image)}})
+}
+
+pub(crate) fn pod_template(app: &str, image: &str) -> Value {
+    json!({"metadata": {"labels": {"app": app}},
+        "spec": {"terminationGracePeriodSeconds": 1,
+            "containers": [{"name": "c", "image": image, "ports": [{"containerPort": 80}]}]}})
+}
+
+pub(crate) fn available(deployment: &Deployment, wanted: i32) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    status.available_replicas == Some(wanted)
+        && status.updated_replicas == Some(wanted)
+        && status.replicas == Some(wanted)
+        && status.observed_generation == deployment.metadata.generation
+}
+
+pub(crate) async fn pods(trial: &Trial, app: &str) -> Vec<Pod> {
+    let list = ListParams::default().labels(&format!("app={app}"));
+    trial.api::<Pod>().list(&list).await.expect("a list").items
+}
+
+/// Addresses of the slices' endpoints that are ready.
+pub(crate) async fn ready_addresses(trial: &Trial, service: &str) -> BTreeSet<String> {
+    let list = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+    let slices = trial.api::<EndpointSlice>().list(&list).await.expect("a list").items;
+    slices
+        .into_iter()
+        .flat_map(|slice| slice.endpoints)
+        .filter(|one| one.conditions.as_ref().and_then(|all| all.ready) == Some(true))
+        .flat_map(|one| one.addresses)
+        .collect()
 }
 
 struct Kubelets {
@@ -188,16 +235,9 @@ impl Kubelets {
             }
             return;
         }
-        let Some(_) = node else {
-            let target = self.choose(&pod);
-            let binding = json!({"apiVersion": "v1", "kind": "Binding",
-                "metadata": {"name": name}, "target": {"kind": "Node", "name": target}});
-            let parameters = PostParams::default();
-            let bound: Result<Value, _> =
-                pods.create_subresource("binding", &name, &parameters, &binding).await;
-            drop(bound);
+        if node.is_none_or(|node| !self.names.contains(&node)) {
             return;
-        };
+        }
         let started = pod.status.as_ref().and_then(|status| status.phase.as_deref());
         if started != Some("Pending") && started.is_some() {
             return;
@@ -206,18 +246,11 @@ impl Kubelets {
         let ready = if phase == "Running" { "True" } else { "False" };
         let uid = pod.uid().unwrap_or_default();
         let address = format!("10.244.{}.{}", byte(&uid, 0), byte(&uid, 2));
-        let now = k8s_openapi::jiff::Timestamp::now();
+        let now = jiff::Timestamp::now();
         let patch = Patch::Strategic(json!({"metadata": {"uid": uid}, "status": {
             "phase": phase, "podIP": address, "podIPs": [{"ip": address}],
             "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}]}}));
         let _ = pods.patch_status(&name, &PatchParams::default(), &patch).await;
-    }
-
-    fn choose(&self, pod: &Pod) -> String {
-        let text = serde_json::to_string(&pod.spec).unwrap_or_default();
-        let asked = self.names.iter().find(|name| text.contains(&format!("[\"{name}\"]")));
-        let any = usize::from(byte(&pod.uid().unwrap_or_default(), 4)) % self.names.len();
-        asked.unwrap_or(&self.names[any]).clone()
     }
 }
 

@@ -1,0 +1,47 @@
+//! What becomes of nodes and of the pods on them.
+
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use serde_json::json;
+
+use crate::kit::{Trial, pod_template, ready_addresses};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_node_loses_its_endpoints_and_then_its_pods() {
+    let trial = Trial::start(|config| config.node_monitor_grace = Duration::from_secs(2)).await;
+    trial.nodes(&["n1"]).await;
+    let nodes = trial.all::<Node>();
+    let node =
+        trial.wait(&nodes, "n1", |node| node.spec.clone().unwrap_or_default().pod_cidr.is_some());
+    assert_eq!(node.await.spec.expect("spec").pod_cidr.as_deref(), Some("10.244.0.0/24"));
+    let service = json!({"metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80}]}});
+    trial.create(&trial.api::<Service>(), service).await;
+    let mut pod = pod_template("web", "web:1");
+    pod["metadata"]["name"] = json!("web");
+    pod["spec"]["tolerations"] = json!([{"key": "node.kubernetes.io/unreachable",
+        "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}]);
+    trial.create(&trial.api::<Pod>(), pod).await;
+    trial
+        .until("the endpoint is ready", || async {
+            trial.beat("n1").await;
+            ready_addresses(&trial, "web").await.len() == 1
+        })
+        .await;
+    let lost = trial.wait(&nodes, "n1", |node| {
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref());
+        conditions.unwrap_or_default().iter().any(|one| one.status == "Unknown")
+    });
+    lost.await;
+    trial
+        .until("the endpoint left", || async { ready_addresses(&trial, "web").await.is_empty() })
+        .await;
+    trial.gone(&trial.api::<Pod>(), "web").await;
+    trial.beat("n1").await;
+    trial
+        .wait(&nodes, "n1", |node| {
+            node.spec.as_ref().and_then(|spec| spec.taints.as_ref()).is_none_or(Vec::is_empty)
+        })
+        .await;
+}
