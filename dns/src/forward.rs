@@ -17,6 +17,7 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    cache::{Accept, Cache},
     upstream::Upstreams,
     wire::{HEADER, Transport},
 };
@@ -49,6 +50,20 @@ pub struct Forwarder {
     upstreams: RefCell<Upstreams>,
     in_flight: Cell<usize>,
     entropy: RefCell<Entropy>,
+    cache: RefCell<Cache>,
+    pub counts: Counts,
+}
+
+/// How the cache did.
+#[derive(Default)]
+pub struct Counts {
+    pub hits: Cell<u64>,
+    pub misses: Cell<u64>,
+    pub stale: Cell<u64>,
+}
+
+fn count(cell: &Cell<u64>) {
+    cell.set(cell.get() + 1);
 }
 
 impl Forwarder {
@@ -57,6 +72,8 @@ impl Forwarder {
             upstreams: RefCell::new(upstreams),
             in_flight: Cell::new(0),
             entropy: RefCell::new(Entropy::open()?),
+            cache: RefCell::default(),
+            counts: Counts::default(),
         })
     }
 
@@ -64,8 +81,21 @@ impl Forwarder {
         self.in_flight.get()
     }
 
+    /// The answer to `query`, if it is known already.
+    pub fn cached(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {
+        let answer = self.cache.borrow().get(query, transport, Accept::Fresh, Instant::now());
+        count(if answer.is_some() { &self.counts.hits } else { &self.counts.misses });
+        answer
+    }
+
+    /// Answers in the cache.
+    pub fn cached_answers(&self) -> usize {
+        self.cache.borrow().len()
+    }
+
     /// The answer to `query` (a whole, valid query with one question). A server that fails is
-    /// followed by the next; that all of them say SERVFAIL is an answer, too.
+    /// followed by the next; if all fail, an answer that is past its time is taken. That all of them
+    /// say SERVFAIL is an answer, too.
     pub async fn resolve(
         &self,
         query: &[u8],
@@ -76,10 +106,22 @@ impl Forwarder {
         }
         self.in_flight.set(self.in_flight.get() + 1);
         let _leave = Leave(&self.in_flight);
-        match timeout(ALL_TRIES, self.try_all(query, transport)).await {
-            Ok(result) => result,
-            Err(_) => Err(ForwardError::Unanswered),
+        let tried = timeout(ALL_TRIES, self.try_all(query, transport)).await;
+        let result = tried.unwrap_or(Err(ForwardError::Unanswered));
+        let now = Instant::now();
+        match &result {
+            Ok(answer) if answer[3] & 0x0f != SERVFAIL => {
+                self.cache.borrow_mut().put(query, transport, answer, now);
+            }
+            _ => {
+                let stale = self.cache.borrow().get(query, transport, Accept::Stale, now);
+                if let Some(answer) = stale {
+                    count(&self.counts.stale);
+                    return Ok(answer);
+                }
+            }
         }
+        result
     }
 
     async fn try_all(&self, query: &[u8], transport: Transport) -> Result<Vec<u8>, ForwardError> {

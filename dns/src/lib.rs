@@ -14,6 +14,7 @@
 //! loses none.
 
 pub mod answer;
+pub mod cache;
 pub mod config;
 pub mod forward;
 pub mod journal;
@@ -21,8 +22,10 @@ pub mod metrics;
 pub mod model;
 pub mod name;
 pub mod objects;
+pub mod query;
 pub mod resolver;
 pub mod server;
+pub mod snapshot;
 pub mod source;
 pub mod supervisor;
 pub mod upstream;

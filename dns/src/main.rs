@@ -4,9 +4,11 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use bowline_dns::{
     config::{Config, Options},
+    query::{self, QueryOptions},
     supervisor, worker,
 };
 use clap::Parser;
+use hickory_proto::op::ResponseCode;
 use tracing::error;
 use tracing_subscriber::EnvFilter;
 
@@ -22,6 +24,8 @@ struct Cli {
 enum Command {
     /// Own the sockets, and keep a worker running that answers
     Run(Options),
+    /// Ask a server one question
+    Query(QueryOptions),
     /// Answer queries (started by `run`; by itself, it opens the sockets)
     Worker(Options),
 }
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
     let (options, is_worker) = match cli.command {
         Command::Run(options) => (options, false),
         Command::Worker(options) => (options, true),
+        Command::Query(options) => return ask(&options),
     };
     let result = match options.check() {
         Err(error) => {
@@ -54,6 +59,20 @@ fn main() -> ExitCode {
         error!("{error:#}");
         ExitCode::FAILURE
     })
+}
+
+fn ask(options: &QueryOptions) -> ExitCode {
+    match query::ask(options) {
+        Ok(answer) => {
+            print!("{}", query::render(&answer));
+            let found = answer.response_code == ResponseCode::NoError && !answer.answers.is_empty();
+            if found { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            error!("{:#}", anyhow::Error::from(error));
+            ExitCode::FAILURE
+        }
+    }
 }
 
 fn work(config: Config) -> anyhow::Result<ExitCode> {

@@ -6,7 +6,10 @@ use std::{cell::Cell, fmt::Write, time::Duration};
 
 use hickory_proto::rr::RecordType;
 
-use crate::{forward::ForwardError, wire::Transport};
+use crate::{
+    forward::{ForwardError, Forwarder},
+    wire::Transport,
+};
 
 /// Types that are counted by name; any other counts as `other`, as in CoreDNS.
 const TYPES: [(RecordType, &str); 10] = [
@@ -118,8 +121,8 @@ impl Metrics {
         }
     }
 
-    /// The text exposition format.
-    pub fn render(&self) -> String {
+    /// The text exposition format. The forwarder keeps its own counts.
+    pub fn render(&self, forwarder: &Forwarder) -> String {
         let mut text = String::new();
         head(&mut text, "coredns_build_info", "gauge", "Always 1; the label tells the version.");
         line(
@@ -137,6 +140,18 @@ impl Metrics {
         let name = "bowline_dns_forward_unanswered_total";
         head(&mut text, name, "counter", "Queries that no upstream server answered.");
         line(&mut text, name, "", self.unanswered.get());
+        let counts = &forwarder.counts;
+        for (name, help, value) in [
+            ("coredns_cache_hits_total", "Queries answered from the cache.", &counts.hits),
+            ("coredns_cache_misses_total", "Queries that had to go upstream.", &counts.misses),
+            ("coredns_cache_served_stale_total", "Answers past their time.", &counts.stale),
+        ] {
+            head(&mut text, name, "counter", help);
+            line(&mut text, name, "", value.get());
+        }
+        let name = "coredns_cache_entries";
+        head(&mut text, name, "gauge", "Answers in the cache.");
+        line(&mut text, name, "", forwarder.cached_answers() as u64);
         let name = "coredns_panics_total";
         head(&mut text, name, "counter", "Queries that met a bug of this server.");
         line(&mut text, name, "", self.panics.get());
@@ -248,7 +263,8 @@ mod tests {
             response_size: 100,
             duration: Duration::from_micros(300),
         });
-        let text = metrics.render();
+        let forwarder = Forwarder::new(crate::upstream::Upstreams::new([])).expect("a forwarder");
+        let text = metrics.render(&forwarder);
         let labels = "server=\"dns://:53\",zone=\"cluster.local.\",view=\"\"";
         for expected in [
             format!(

@@ -93,6 +93,10 @@ impl Resolver {
         let reply = match self.outcome(&query) {
             Outcome::Reply(reply) => reply,
             Outcome::Forward => {
+                if let Some(answer) = self.forwarder.cached(bytes, transport) {
+                    self.observe(&query, transport, false, bytes.len(), &answer, started);
+                    return Step::Done(answer);
+                }
                 let ask = Ask::AsIs(bytes.to_vec());
                 let size = bytes.len();
                 return Step::Upstream(Pending { query, transport, ask, started, size });
@@ -103,18 +107,29 @@ impl Resolver {
                 return Step::Upstream(Pending { query, transport, ask, started, size });
             }
         };
-        let code = reply.code;
         let answer = wire::encode(&query, reply, transport);
+        self.observe(&query, transport, true, bytes.len(), &answer, started);
+        Step::Done(answer)
+    }
+
+    fn observe(
+        &self,
+        query: &Message,
+        transport: Transport,
+        in_zone: bool,
+        request_size: usize,
+        answer: &[u8],
+        started: Instant,
+    ) {
         self.metrics.observe(&Observed {
             transport,
             record_type: query.queries[0].query_type(),
-            in_zone: true,
-            code: code.low(),
-            request_size: bytes.len(),
+            in_zone,
+            code: answer.get(3).map_or(0, |byte| byte & 0x0f),
+            request_size,
             response_size: answer.len(),
             duration: started.elapsed(),
         });
-        Step::Done(answer)
     }
 
     fn outcome(&self, query: &Message) -> Outcome {
@@ -157,15 +172,7 @@ impl Resolver {
                 wire::encode(&query, reply, transport)
             }
         };
-        self.metrics.observe(&Observed {
-            transport,
-            record_type: query.queries[0].query_type(),
-            in_zone: false,
-            code: answer.get(3).map_or(0, |byte| byte & 0x0f),
-            request_size: size,
-            response_size: answer.len(),
-            duration: started.elapsed(),
-        });
+        self.observe(&query, transport, false, size, &answer, started);
         answer
     }
 

@@ -1,8 +1,8 @@
 //! The first process of the container: owns the sockets, keeps a worker running, reaps children.
 //!
 //! It does nothing else, so it has no reason to fail. A worker gets the UDP socket as its stdin,
-//! the TCP listener as its stdout, and the [`crate::journal`]'s file by path; while there is no
-//! worker, queries wait in the sockets.
+//! the TCP listener as its stdout, and the files of [`crate::journal`] and [`crate::snapshot`] by
+//! path; while there is no worker, queries wait in the sockets.
 
 use std::{
     ffi::OsString,
@@ -29,6 +29,8 @@ use crate::config::{Config, without_ipv6};
 
 /// Tells a worker where its journal is; its presence says that stdin and stdout are the sockets.
 pub const JOURNAL_ENV: &str = "BOWLINE_DNS_JOURNAL";
+/// Tells a worker where the snapshot is.
+pub const SNAPSHOT_ENV: &str = "BOWLINE_DNS_SNAPSHOT";
 /// A worker that ends with this status found its configuration wrong: another one would, too.
 pub const EXIT_CONFIG: u8 = 78;
 
@@ -46,8 +48,8 @@ const STOP_GRACE: u32 = 5;
 pub enum SupervisorError {
     #[error("can't listen on {address}/{protocol}; is another DNS server running there?")]
     Listen { address: SocketAddr, protocol: &'static str, source: io::Error },
-    #[error("can't make the journal's file")]
-    Journal { source: io::Error },
+    #[error("can't make a file in memory for the {what}")]
+    File { what: &'static str, source: nix::Error },
     #[error("can't take over signals")]
     Signals { source: nix::Error },
     #[error("can't start a worker")]
@@ -58,6 +60,7 @@ struct Supervisor {
     udp: UdpSocket,
     tcp: TcpListener,
     journal: OwnedFd,
+    snapshot: OwnedFd,
     arguments: Vec<OsString>,
 }
 
@@ -65,9 +68,13 @@ struct Supervisor {
 pub fn run(config: &Config, arguments: Vec<OsString>) -> Result<ExitCode, SupervisorError> {
     let signals = take_over_signals()?;
     let (udp, tcp) = open(config.listen)?;
-    let journal = memfd_create(c"bowline-dns-journal", MFdFlags::empty())
-        .map_err(|errno| SupervisorError::Journal { source: errno.into() })?;
-    let supervisor = Supervisor { udp, tcp, journal, arguments };
+    let file = |name, what| {
+        memfd_create(name, MFdFlags::empty())
+            .map_err(|source| SupervisorError::File { what, source })
+    };
+    let journal = file(c"bowline-dns-journal", "journal")?;
+    let snapshot = file(c"bowline-dns-snapshot", "snapshot")?;
+    let supervisor = Supervisor { udp, tcp, journal, snapshot, arguments };
     info!(listen = %config.listen, "the sockets are open");
     supervisor.supervise(&signals, config)
 }
@@ -157,6 +164,7 @@ impl Supervisor {
                 .stdin(Stdio::from(OwnedFd::from(self.udp.try_clone()?)))
                 .stdout(Stdio::from(OwnedFd::from(self.tcp.try_clone()?)))
                 .env(JOURNAL_ENV, format!("/proc/self/fd/{}", self.journal.as_raw_fd()))
+                .env(SNAPSHOT_ENV, format!("/proc/self/fd/{}", self.snapshot.as_raw_fd()))
                 .spawn()
         };
         start().map_err(|source| SupervisorError::Start { source })
@@ -187,8 +195,8 @@ fn reap(worker: &Child) -> Option<WaitStatus> {
     ended
 }
 
-/// The journal's file as a worker finds it.
-pub fn journal_file() -> Option<io::Result<File>> {
-    let path = std::env::var_os(JOURNAL_ENV)?;
+/// A file of the supervisor's as a worker finds it by one of the variables above.
+pub fn file_of(variable: &str) -> Option<io::Result<File>> {
+    let path = std::env::var_os(variable)?;
     Some(File::options().read(true).write(true).open(path))
 }

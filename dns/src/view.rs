@@ -6,9 +6,10 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use hickory_proto::rr::Name;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A named or nameless port of a service or an endpoint. Both strings are in lower case.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Port {
     /// Empty for a port without a name.
     pub name: Box<str>,
@@ -18,7 +19,7 @@ pub struct Port {
 }
 
 /// One address of a headless service.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// The hostname given, or the dashed address.
     pub hostname: Arc<str>,
@@ -27,14 +28,26 @@ pub struct Endpoint {
 }
 
 /// What a service's name leads to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Service {
     /// Addresses that stand for the service.
     ClusterIp { addresses: Vec<IpAddr>, ports: Vec<Port> },
     /// The endpoints themselves. Only those that may be published.
     Headless { endpoints: Vec<Endpoint> },
     /// Another name.
-    External { target: Name },
+    External {
+        #[serde(serialize_with = "name_to_text", deserialize_with = "name_of_text")]
+        target: Name,
+    },
+}
+
+fn name_to_text<S: Serializer>(name: &Name, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&name.to_ascii())
+}
+
+fn name_of_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Name, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    Name::from_ascii(text).map_err(serde::de::Error::custom)
 }
 
 /// Whom an address belongs to: a service, or with a hostname, an endpoint of it.
@@ -69,6 +82,13 @@ impl ZoneView {
     /// Whose address this is; the endpoint of several services has several owners.
     pub fn owners(&self, address: IpAddr) -> &[Owner] {
         self.owners.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// All services with their namespaces and names, in no order.
+    pub fn services(&self) -> impl Iterator<Item = (&Arc<str>, &Arc<str>, &Arc<Service>)> {
+        self.namespaces.iter().flat_map(|(namespace, services)| {
+            services.iter().map(move |(name, service)| (namespace, name, service))
+        })
     }
 
     pub fn len(&self) -> usize {

@@ -1,7 +1,8 @@
 //! The process that answers: brings view, sockets and upstreams together, in one thread.
 //!
-//! It reads no query before its view is complete (or [`SYNC_MAX`] has passed: then names of the
-//! cluster fail, and others are forwarded), and none before its predecessor is gone: the journal's
+//! It reads no query before its view is complete. If that takes longer than [`FRESH_MAX`], the last
+//! view of its predecessor will do; without one, names of the cluster fail after [`SYNC_MAX`], and
+//! others are forwarded. And it reads none before its predecessor is gone: the journal's
 //! file is locked by the worker that serves, and the kernel lets go of the lock with its holder.
 
 use std::{
@@ -19,7 +20,7 @@ use futures::{StreamExt, stream::BoxStream};
 use nix::fcntl::{Flock, FlockArg};
 use tokio::{
     net::{TcpListener, UdpSocket},
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::spawn_local,
     time::{sleep, timeout},
@@ -38,6 +39,7 @@ use crate::{
         tcp,
         udp::UdpServer,
     },
+    snapshot::Snapshot,
     source::{self, Source},
     supervisor,
     upstream::{Upstreams, nameservers, without_loops},
@@ -45,6 +47,10 @@ use crate::{
 
 /// Queries wait this long, at most, for the first view.
 pub const SYNC_MAX: Duration = Duration::from_secs(5);
+/// ... or this long, if there is one of a former worker.
+pub const FRESH_MAX: Duration = Duration::from_millis(100);
+/// Views are stored for the next worker this often, at most.
+const STORE_EVERY: Duration = Duration::from_secs(1);
 /// Views follow one another no faster than this; changes in between go into one view.
 const PUBLISH_GAP: Duration = Duration::from_millis(10);
 /// Changes applied before others get their turn.
@@ -58,6 +64,8 @@ pub enum WorkerError {
     Sockets { source: io::Error },
     #[error("can't open the sockets")]
     Open(#[from] supervisor::SupervisorError),
+    #[error("can't open the snapshot")]
+    Snapshot { source: io::Error },
     #[error("can't take over the journal")]
     Journal { source: io::Error },
     #[error("can't listen on {address}/tcp for {what}")]
@@ -74,6 +82,7 @@ pub enum WorkerError {
 
 /// Serves until SIGTERM or SIGINT. To be run in a `LocalSet` of a runtime with one thread.
 pub async fn run(config: Config) -> Result<(), WorkerError> {
+    let stop_signal = StopSignal::new()?;
     let (udp, tcp) = sockets(&config)?;
     let view = SharedView::default();
     let metrics = Rc::new(Metrics::new(
@@ -90,12 +99,30 @@ pub async fn run(config: Config) -> Result<(), WorkerError> {
     ));
     let (synced, mut is_synced) = watch::channel(false);
     let (stop, stopping) = watch::channel(false);
+    let snapshot = supervisor::file_of(supervisor::SNAPSHOT_ENV)
+        .transpose()
+        .map_err(|source| WorkerError::Snapshot { source })?
+        .map(|file| Arc::new(Snapshot::new(file)));
     spawn_local(follow(source(&config).await?.changes(), Arc::clone(&view), synced));
-    serve_http(&config, is_synced.clone(), stopping.clone(), metrics).await?;
+    serve_http(&config, &view, stopping.clone(), &resolver, metrics).await?;
 
     // (What `wait_for` returns holds the channel's lock, so it must not be kept.)
-    if timeout(SYNC_MAX, is_synced.wait_for(|synced| *synced)).await.is_err() {
-        warn!("no complete view of the cluster after {SYNC_MAX:?}: its names fail until there is");
+    let former = snapshot.as_ref().and_then(|snapshot| snapshot.load());
+    let patience = if former.is_some() { FRESH_MAX } else { SYNC_MAX };
+    let is_fresh = timeout(patience, is_synced.wait_for(|synced| *synced)).await.is_ok();
+    if is_fresh {
+        is_synced.mark_changed();
+    } else {
+        match former {
+            Some(former) => {
+                info!(services = former.len(), "going on with the last view of a former worker");
+                view.store(Some(Arc::new(former)));
+            }
+            None => warn!("no view of the cluster after {patience:?}: its names fail until then"),
+        }
+    }
+    if let Some(snapshot) = snapshot {
+        spawn_local(keep(snapshot, Arc::clone(&view), is_synced));
     }
     let (_lock, journal, left) = take_over_journal().await?;
     let (ended, has_ended) = watch::channel(false);
@@ -105,7 +132,7 @@ pub async fn run(config: Config) -> Result<(), WorkerError> {
     spawn_local(tcp::serve(tcp, Rc::clone(&resolver), has_ended.clone()));
     let serving = spawn_local(async move { server.serve(has_ended).await });
 
-    wait_for_stop().await?;
+    stop_signal.received().await;
     info!(lameduck = ?config.lameduck, "stopping");
     // No receiver is a reason to fail here: all of them end with this process.
     let _ = stop.send(true);
@@ -149,7 +176,9 @@ type TakenOver = (Option<Flock<File>>, Option<Rc<Journal>>, Left);
 /// Waits until no other worker serves, then reads what it left.
 async fn take_over_journal() -> Result<TakenOver, WorkerError> {
     let failed = |source| WorkerError::Journal { source };
-    let Some(file) = supervisor::journal_file() else { return Ok((None, None, vec![])) };
+    let Some(file) = supervisor::file_of(supervisor::JOURNAL_ENV) else {
+        return Ok((None, None, vec![]));
+    };
     let file = file.map_err(failed)?;
     let notes = file.try_clone().map_err(failed)?;
     let lock = tokio::task::spawn_blocking(move || Flock::lock(file, FlockArg::LockExclusive))
@@ -192,12 +221,27 @@ async fn follow(
         next.serial = serial;
         let services = next.len();
         view.store(Some(Arc::new(next)));
+        // Sent each time: `keep` waits for it.
         if !synced.send_replace(true) {
             info!(services, "the view is complete");
         }
         sleep(PUBLISH_GAP).await;
     }
     warn!("the source has ended; the view stays as it is");
+}
+
+/// Stores each view for the next worker, not too often.
+async fn keep(snapshot: Arc<Snapshot>, view: SharedView, mut published: watch::Receiver<bool>) {
+    while published.changed().await.is_ok() {
+        if let Some(view) = view.load_full() {
+            let snapshot = Arc::clone(&snapshot);
+            let stored = tokio::task::spawn_blocking(move || snapshot.store(&view)).await;
+            if let Ok(Err(error)) = stored {
+                warn!(%error, "can't store the view for the next worker");
+            }
+        }
+        sleep(STORE_EVERY).await;
+    }
 }
 
 fn upstreams(config: &Config) -> Vec<SocketAddr> {
@@ -234,10 +278,12 @@ fn upstreams(config: &Config) -> Vec<SocketAddr> {
 
 async fn serve_http(
     config: &Config,
-    synced: watch::Receiver<bool>,
+    view: &SharedView,
     stopping: watch::Receiver<bool>,
+    resolver: &Rc<Resolver>,
     metrics: Rc<Metrics>,
 ) -> Result<(), WorkerError> {
+    let (view, resolver) = (Arc::clone(view), Rc::clone(resolver));
     let not_found = || Page::new(404, "404 page not found\n");
     let health = move |path: &str| match path {
         "/health" => Page::new(200, "OK"),
@@ -245,12 +291,12 @@ async fn serve_http(
     };
     let ready = move |path: &str| match path {
         "/ready" if *stopping.borrow() => Page::new(503, "stopping\n"),
-        "/ready" if !*synced.borrow() => Page::new(503, "kubernetes\n"),
+        "/ready" if view.load().is_none() => Page::new(503, "kubernetes\n"),
         "/ready" => Page::new(200, "OK"),
         _ => not_found(),
     };
     let metrics = move |path: &str| match path {
-        "/metrics" => Page::new(200, metrics.render()),
+        "/metrics" => Page::new(200, metrics.render(resolver.forwarder())),
         _ => not_found(),
     };
     let pages: [(&str, SocketAddr, Pages); 3] = [
@@ -271,13 +317,25 @@ async fn serve_http(
     Ok(())
 }
 
-async fn wait_for_stop() -> Result<(), WorkerError> {
-    let failed = |source| WorkerError::Signals { source };
-    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT. Made before anything else, or an early one would end the process at once.
+struct StopSignal {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignal {
+    fn new() -> Result<Self, WorkerError> {
+        let on = |kind| signal(kind).map_err(|source| WorkerError::Signals { source });
+        Ok(StopSignal {
+            terminate: on(SignalKind::terminate())?,
+            interrupt: on(SignalKind::interrupt())?,
+        })
     }
-    Ok(())
+
+    async fn received(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -44,9 +44,13 @@ impl Source for Directory {
             let path = path.clone();
             async move {
                 let stamp = loop {
-                    let stamp = stamp(&path);
-                    if known.as_ref() != Some(&stamp) {
-                        break stamp;
+                    match stamp(&path) {
+                        Ok(stamp) if known.as_ref() != Some(&stamp) => break stamp,
+                        Ok(_) => {}
+                        // That it can't be read does not say that nothing is in it.
+                        Err(error) => {
+                            warn!(path = %path.display(), %error, "can't read the directory");
+                        }
                     }
                     tokio::time::sleep(LOOK_EVERY).await;
                 };
@@ -63,25 +67,19 @@ impl Source for Directory {
     }
 }
 
-fn stamp(path: &Path) -> Stamp {
-    let list = || -> io::Result<Stamp> {
-        let mut files = vec![];
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            let path = entry.path();
-            let extension = path.extension().and_then(|extension| extension.to_str());
-            if matches!(extension, Some("yaml" | "yml" | "json")) {
-                let metadata = entry.metadata()?;
-                files.push((path, metadata.modified()?, metadata.len()));
-            }
+fn stamp(path: &Path) -> io::Result<Stamp> {
+    let mut files = vec![];
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let path = entry.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("yaml" | "yml" | "json")) {
+            let metadata = entry.metadata()?;
+            files.push((path, metadata.modified()?, metadata.len()));
         }
-        files.sort();
-        Ok(files)
-    };
-    list().unwrap_or_else(|error| {
-        warn!(path = %path.display(), %error, "can't read the directory of manifests");
-        vec![]
-    })
+    }
+    files.sort();
+    Ok(files)
 }
 
 fn read(stamp: &Stamp) -> (Vec<Service>, Vec<EndpointSlice>) {

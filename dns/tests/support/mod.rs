@@ -70,13 +70,14 @@ impl Server {
 
     pub(crate) fn launch(address: IpAddr, flags: &[String]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
-        fs::write(dir.path().join("zone.yaml"), MANIFEST).expect("a manifest");
+        fs::create_dir(dir.path().join("zone")).expect("a directory");
+        fs::write(dir.path().join("zone/zone.yaml"), MANIFEST).expect("a manifest");
         let child = Command::new(env!("CARGO_BIN_EXE_bowline-dns"))
             .arg("run")
             .arg(format!("--listen={address}:{PORT}"))
             .args(flags)
             // Flags go before these.
-            .env("BOWLINE_DNS_SOURCE", format!("file:{}", dir.path().display()))
+            .env("BOWLINE_DNS_SOURCE", format!("file:{}/zone", dir.path().display()))
             .env("BOWLINE_DNS_LAMEDUCK", "0")
             .env("RUST_LOG", "info")
             .stdin(Stdio::null())
@@ -91,7 +92,7 @@ impl Server {
     }
 
     pub(crate) fn manifest(&self) -> PathBuf {
-        self.dir.path().join("zone.yaml")
+        self.dir.path().join("zone/zone.yaml")
     }
 
     pub(crate) fn socket(&self) -> SocketAddr {
