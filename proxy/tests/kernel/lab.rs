@@ -12,8 +12,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 
 /// What a test works in. The process runs nothing else: the test runner starts one for each test.
-pub struct Lab {
-    pub config: Config,
+pub(crate) struct Lab {
+    pub(crate) config: Config,
     cgroup: PathBuf,
     home: PathBuf,
 }
@@ -22,7 +22,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 impl Lab {
     /// Moves the calling thread (and threads that it starts) into a new lab.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         assert!(nix::unistd::geteuid().is_root(), "kernel tests need root: run them with sudo");
         let mounts = loader::find_root().expect("this machine has a cgroup2 mount");
         let name = format!(
@@ -52,12 +52,12 @@ impl Lab {
     }
 
     /// Loads the programs, or loads them again.
-    pub fn start(&self) -> Dataplane {
+    pub(crate) fn start(&self) -> Dataplane {
         Dataplane::start(&self.config).unwrap_or_else(|error| panic!("start: {}", chain(&error)))
     }
 
     /// A cgroup that the programs do not serve.
-    pub fn leave_cgroup(&self) {
+    pub(crate) fn leave_cgroup(&self) {
         enter(&self.home);
     }
 }
@@ -76,7 +76,7 @@ impl Drop for Lab {
 }
 
 /// An error with its causes, as the agent prints it.
-pub fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -102,7 +102,7 @@ fn enter(cgroup: &Path) {
 }
 
 /// Runs `ip` in the calling thread's network namespace.
-pub fn ip(arguments: &str) {
+pub(crate) fn ip(arguments: &str) {
     run(Command::new("ip").args(arguments.split(' ')));
 }
 
@@ -113,13 +113,13 @@ fn run(command: &mut Command) {
 }
 
 /// Another network namespace.
-pub struct Netns {
+pub(crate) struct Netns {
     fd: OwnedFd,
 }
 
 impl Netns {
     /// A new one, with its loopback interface up.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let made = std::thread::spawn(|| {
             unshare(CloneFlags::CLONE_NEWNET).expect("unshare");
             ip("link set lo up");
@@ -129,12 +129,12 @@ impl Netns {
     }
 
     /// A name for `ip link set ... netns`.
-    pub fn path(&self) -> String {
+    pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
     }
 
     /// Starts a thread that runs in this namespace.
-    pub fn spawn<T: Send + 'static>(
+    pub(crate) fn spawn<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> std::thread::JoinHandle<T> {
@@ -146,7 +146,7 @@ impl Netns {
     }
 
     /// Runs something in this namespace and waits for it.
-    pub fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+    pub(crate) fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
         match self.spawn(work).join() {
             Ok(value) => value,
             Err(panic) => std::panic::resume_unwind(panic),

@@ -6,12 +6,12 @@ use bowline_proxy::maps::abi::*;
 use bowline_proxy::maps::{BackendIndex, DescriptorIndex, Maps, ServiceId, SlotIndex};
 
 /// A service port and the indices that are its own: `id * SHARE` onwards in every array.
-pub struct Service {
-    pub id: u32,
-    pub flags: u32,
-    pub affinity_seconds: u32,
+pub(crate) struct Service {
+    pub(crate) id: u32,
+    pub(crate) flags: u32,
+    pub(crate) affinity_seconds: u32,
     /// Endpoints that are in no range (elsewhere, under a local policy).
-    pub elsewhere: u32,
+    pub(crate) elsewhere: u32,
     generation: u32,
 }
 
@@ -20,19 +20,19 @@ const SHARE: u32 = 64;
 
 /// Where a backend is.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub(crate) enum Place {
     Here,
     Elsewhere,
 }
 
 impl Service {
-    pub fn new(id: u32) -> Self {
+    pub(crate) fn new(id: u32) -> Self {
         Self { id, flags: 0, affinity_seconds: 0, elsewhere: 0, generation: 0 }
     }
 
     /// Makes these the backends. Every call takes the other half of the service's indices, after a
     /// grace period, and raises the generation.
-    pub fn set(&mut self, maps: &mut impl Maps, backends: &[(SocketAddr, Place)]) {
+    pub(crate) fn set(&mut self, maps: &mut impl Maps, backends: &[(SocketAddr, Place)]) {
         maps.grace().expect("grace");
         self.generation += 1;
         let base = self.id * SHARE + (self.generation % 2) * (SHARE / 2);
@@ -81,20 +81,20 @@ impl Service {
     }
 
     /// Makes it reachable at a cluster IP.
-    pub fn at(&self, maps: &mut impl Maps, address: &str, protocol: u8) {
+    pub(crate) fn at(&self, maps: &mut impl Maps, address: &str, protocol: u8) {
         let address: SocketAddr = address.parse().expect("a literal address");
         maps.insert_vip(address.ip().into(), VIP_CLUSTER_IP).expect("insert a VIP");
         self.frontend(maps, address.ip().into(), address.port(), protocol, KIND_CLUSTER_IP);
     }
 
     /// Makes it reachable at a node port of both families.
-    pub fn at_node_port(&self, maps: &mut impl Maps, port: u16, protocol: u8) {
+    pub(crate) fn at_node_port(&self, maps: &mut impl Maps, port: u16, protocol: u8) {
         for wildcard in [Address::WILDCARD_V4, Address::WILDCARD_V6] {
             self.frontend(maps, wildcard, port, protocol, KIND_NODE_PORT);
         }
     }
 
-    pub fn frontend(
+    pub(crate) fn frontend(
         &self,
         maps: &mut impl Maps,
         address: Address,
@@ -108,16 +108,16 @@ impl Service {
 }
 
 /// A literal address.
-pub fn addr(text: &str) -> Address {
+pub(crate) fn addr(text: &str) -> Address {
     text.parse::<IpAddr>().expect("a literal address").into()
 }
 
 /// A literal backend on this node.
-pub fn here(text: &str) -> (SocketAddr, Place) {
+pub(crate) fn here(text: &str) -> (SocketAddr, Place) {
     (text.parse().expect("a literal address"), Place::Here)
 }
 
 /// A literal backend on another node.
-pub fn elsewhere(text: &str) -> (SocketAddr, Place) {
+pub(crate) fn elsewhere(text: &str) -> (SocketAddr, Place) {
     (text.parse().expect("a literal address"), Place::Elsewhere)
 }
