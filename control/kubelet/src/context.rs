@@ -83,7 +83,7 @@ impl Context {
                 tracing::warn!(pod = view::folder(pod), container, reason, message);
             }
             Severity::Normal => {
-                tracing::debug!(pod = view::folder(pod), container, reason, message)
+                tracing::debug!(pod = view::folder(pod), container, reason, message);
             }
         }
         if let Some(recorder) = &self.recorder {

@@ -13,6 +13,7 @@ pub mod cgroup;
 pub mod config;
 pub mod context;
 pub mod cri;
+pub mod evict;
 pub mod image;
 pub mod logs;
 pub mod make;

@@ -12,6 +12,7 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::context::{Context, Machine};
 use crate::cri::client::BadSocket;
+use crate::evict;
 use crate::logs::rotate;
 use crate::node::{self, lease};
 use crate::pod::manager::{self, Inputs, Pods, Source};
@@ -96,6 +97,7 @@ pub async fn run_with(
     let server = server::bind(&ctx, pods.clone()).await?;
     tokio::spawn(server.serve());
     tokio::spawn(rotate::run(Arc::clone(&ctx), pods.clone()));
+    tokio::spawn(evict::run(Arc::clone(&ctx), pods.clone()));
     if ctx.config.static_pod_dir.is_some() && !ctx.config.standalone {
         tokio::spawn(mirror::run(Arc::clone(&ctx), pods.clone()));
     }

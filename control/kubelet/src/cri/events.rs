@@ -62,6 +62,7 @@ struct TaskEvent {
 /// Sends events into `to` until its receiver is dropped.
 pub async fn follow(client: Client, to: mpsc::Sender<Event>) {
     let mut missing = Missing::default();
+    let mut told = false;
     while !to.is_closed() {
         let ended = if !missing.containerd {
             containerd(&client, &to).await
@@ -80,7 +81,11 @@ pub async fn follow(client: Client, to: mpsc::Sender<Event>) {
                 tracing::info!(%status, "the runtime lacks a source of events, trying another");
             }
             Err(status) => {
-                tracing::warn!(%status, "the runtime's events ended, connecting again");
+                if !told {
+                    tracing::warn!(code = %status.code(), message = status.message(),
+                        "the runtime's events ended, connecting again");
+                }
+                told = status.code() == Code::Unavailable;
                 tokio::time::sleep(RECONNECT).await;
             }
             Ok(()) => tokio::time::sleep(RECONNECT).await,

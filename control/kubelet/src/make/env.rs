@@ -43,7 +43,7 @@ pub fn environment(
     links: &[(String, String)],
 ) -> Result<Vec<(String, String)>, Error> {
     let mut made = Environment { pod, container, place, objects, vars: links.to_vec() };
-    made.from_objects()?;
+    made.add_objects()?;
     for var in container.env.iter().flatten() {
         if let Some(value) = made.value(var)? {
             made.set(&var.name, value);
@@ -86,7 +86,7 @@ impl Environment<'_> {
         self.vars.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone())
     }
 
-    fn from_objects(&mut self) -> Result<(), Error> {
+    fn add_objects(&mut self) -> Result<(), Error> {
         for from in self.container.env_from.iter().flatten() {
             let prefix = from.prefix.as_deref().unwrap_or_default();
             if let Some(r) = &from.config_map_ref {

@@ -165,17 +165,17 @@ struct Pressure {
 
 impl Pressure {
     fn measure(root: &Path) -> Self {
-        let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        let available = meminfo
-            .lines()
-            .find_map(|l| l.strip_prefix("MemAvailable:"))
-            .and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
-        let memory = available
-            .map(|kib| kib * 1024)
-            .filter(|bytes| *bytes < LEAST_MEMORY)
-            .map(|bytes| format!("{} MiB of memory are available", bytes >> 20));
-        Self { memory, disk: disk(root), pids: pids() }
+        Self { memory: low_memory(), disk: disk(root), pids: pids() }
     }
+}
+
+/// Tells when too little memory is available.
+pub fn low_memory() -> Option<String> {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let available = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = available.trim().trim_end_matches("kB").trim().parse().ok()?;
+    let bytes = kib * 1024;
+    (bytes < LEAST_MEMORY).then(|| format!("{} MiB of memory are available", bytes >> 20))
 }
 
 fn disk(root: &Path) -> Option<String> {

@@ -14,7 +14,8 @@ pub async fn run(
 ) -> Result<(), String> {
     let act = async {
         if let Some(exec) = &hook.exec {
-            act::run(target, exec.command.clone().unwrap_or_default(), limit).await
+            let command = exec.command.clone().unwrap_or_default();
+            act::run(target, command, limit).await.map_err(act::Failure::message)
         } else if let Some(get) = &hook.http_get {
             act::http_get(target, get, "kube-lifecycle/1.35").await
         } else if let Some(sleep) = &hook.sleep {

@@ -278,6 +278,13 @@ impl Worker {
                 c.message = last_words(c, &file);
             }
         }
+        // A hook that sleeps on has nobody left to wait for.
+        for c in self.runtime.containers.iter().filter(|c| c.state == State::Exited) {
+            if let Some(kill) = self.kills.remove(&c.id) {
+                kill.abort();
+                self.memory.killing.remove(&c.id);
+            }
+        }
         let runtime = &self.runtime;
         self.exits.retain(|id| {
             let live = |c: &Container| c.id == *id && c.state == State::Running;

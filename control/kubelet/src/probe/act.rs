@@ -16,6 +16,29 @@ use crate::runtime::Runtime;
 /// Bytes of a command's or a server's answer that are shown to users.
 const SHOWN: usize = 1024;
 
+/// An act did not succeed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The container, or what runs in it, is to blame.
+    Failed(String),
+    /// The runtime could not be asked: this says nothing about the container.
+    Unknown(String),
+}
+
+impl Failure {
+    pub fn message(self) -> String {
+        match self {
+            Self::Failed(message) | Self::Unknown(message) => message,
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(message: String) -> Self {
+        Self::Failed(message)
+    }
+}
+
 /// Whom to act on.
 pub struct Target<'a> {
     pub runtime: &'a dyn Runtime,
@@ -27,31 +50,39 @@ pub struct Target<'a> {
 }
 
 /// Probes once.
-pub async fn probe(target: &Target<'_>, probe: &Probe, timeout: Duration) -> Result<(), String> {
+pub async fn probe(target: &Target<'_>, probe: &Probe, timeout: Duration) -> Result<(), Failure> {
     if let Some(exec) = &probe.exec {
         let command = exec.command.clone().unwrap_or_default();
         run(target, command, timeout).await
     } else if let Some(get) = &probe.http_get {
-        http_get(target, get, "kube-probe/1.35").await
+        Ok(http_get(target, get, "kube-probe/1.35").await?)
     } else if let Some(tcp) = &probe.tcp_socket {
-        connect(target, tcp.host.as_deref(), &tcp.port).await
+        Ok(connect(target, tcp.host.as_deref(), &tcp.port).await?)
     } else if let Some(grpc) = &probe.grpc {
-        super::grpc::check(target.ip, grpc.port, grpc.service.as_deref().unwrap_or_default()).await
+        let service = grpc.service.as_deref().unwrap_or_default();
+        Ok(super::grpc::check(target.ip, grpc.port, service).await?)
     } else {
         Ok(())
     }
 }
 
 /// Runs a command in the container; an exit code other than 0 is a failure.
-pub async fn run(target: &Target<'_>, command: Vec<String>, limit: Duration) -> Result<(), String> {
+pub async fn run(
+    target: &Target<'_>,
+    command: Vec<String>,
+    limit: Duration,
+) -> Result<(), Failure> {
     let output = target.runtime.exec_sync(target.id, command, limit).await;
-    let output = output.map_err(|e| e.to_string())?;
+    let output = output.map_err(|e| match e.is_timeout() {
+        true => Failure::Failed(format!("command timed out after {limit:?}")),
+        false => Failure::Unknown(e.to_string()),
+    })?;
     if output.exit_code == 0 {
         return Ok(());
     }
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
-    Err(format!("exit code {}: {}", output.exit_code, cut(&text)))
+    Err(Failure::Failed(format!("exit code {}: {}", output.exit_code, cut(&text))))
 }
 
 /// Opens a connection and closes it.

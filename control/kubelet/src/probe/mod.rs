@@ -27,7 +27,7 @@ use tokio::task::AbortHandle;
 use crate::context::Context;
 use crate::pod::memory::{Health, ProbeKind};
 use crate::runtime::Container;
-use act::Target;
+use act::{Failure, Target};
 use counter::{Counter, Verdict};
 
 /// Waits between probes of a container that has just been started.
@@ -168,7 +168,18 @@ impl Task {
         }
         loop {
             tick.tick().await;
-            let result = self.once(probe, timeout).await;
+            let result = match self.once(probe, timeout).await {
+                Ok(()) => Ok(()),
+                Err(Failure::Failed(message)) => Err(message),
+                Err(Failure::Unknown(message)) => {
+                    tracing::debug!(
+                        container = self.spec.name,
+                        message,
+                        "a probe was not possible"
+                    );
+                    continue;
+                }
+            };
             if let Err(message) = &result {
                 let text = format!("{kind:?} probe failed: {message}");
                 let name = Some(self.spec.name.as_str());
@@ -200,12 +211,12 @@ impl Task {
         self.board.lock().get(&self.spec.name).is_some_and(|h| !h.started || !h.ready)
     }
 
-    async fn once(&self, probe: &Probe, timeout: Duration) -> Result<(), String> {
+    async fn once(&self, probe: &Probe, timeout: Duration) -> Result<(), Failure> {
         let target =
             Target { runtime: &*self.ctx.runtime, id: &self.id, spec: &self.spec, ip: self.ip };
         match tokio::time::timeout(timeout, act::probe(&target, probe, timeout)).await {
             Ok(result) => result,
-            Err(_) => Err(format!("no answer within {timeout:?}")),
+            Err(_) => Err(Failure::Failed(format!("no answer within {timeout:?}"))),
         }
     }
 

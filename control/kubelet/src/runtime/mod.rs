@@ -42,6 +42,18 @@ impl Error {
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::Call { code: tonic::Code::NotFound, .. })
     }
+
+    /// What was asked for was begun and not done in time.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Call { code: tonic::Code::DeadlineExceeded, .. } => true,
+            // containerd says it only in words.
+            Self::Call { message, .. } => {
+                message.contains("context deadline exceeded") && message.contains("timeout")
+            }
+            Self::Answer { .. } => false,
+        }
+    }
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
