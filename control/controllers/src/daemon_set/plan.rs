@@ -195,7 +195,8 @@ impl View<'_> {
         let (max_unavailable, max_surge) = self.limits(wanted.len());
         let mut unavailable = 0;
         let mut surging = 0;
-        let (mut broken, mut whole): (Vec<Arc<Pod>>, Vec<(String, Arc<Pod>)>) = Default::default();
+        let mut broken: Vec<Arc<Pod>> = Vec::new();
+        let mut whole: Vec<(String, Arc<Pod>)> = Vec::new();
         for node in wanted {
             let alive: Vec<_> =
                 self.on(node).iter().filter(|pod| pods::is_active(pod)).cloned().collect();

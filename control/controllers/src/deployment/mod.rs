@@ -100,9 +100,9 @@ impl Rollout<'_> {
             self.scale_in_proportion().await?;
         }
         if recreate {
-            self.recreate().await?
+            self.recreate().await?;
         } else {
-            self.roll().await?
+            self.roll().await?;
         }
         self.clean_up().await
     }

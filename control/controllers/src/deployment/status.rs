@@ -125,7 +125,7 @@ fn progress(
         }
         return;
     }
-    let name = new.map_or_else(|| deployment.name_any(), |set| set.name_any());
+    let name = new.map_or_else(|| deployment.name_any(), ResourceExt::name_any);
     let kind = if new.is_some() { "ReplicaSet" } else { "Deployment" };
     let was_complete = reason == Some(COMPLETE) && status.replicas == status.updated_replicas;
     if step == Step::Created {

@@ -114,7 +114,7 @@ async fn a_stateful_set_keeps_names_and_claims_and_updates_in_order() {
             && status.current_revision == status.update_revision
     };
     let first = trial.wait(&api, "db", whole).await;
-    let mut names: Vec<_> = pods(&trial, "db").await.iter().map(|pod| pod.name_any()).collect();
+    let mut names: Vec<_> = pods(&trial, "db").await.iter().map(ResourceExt::name_any).collect();
     names.sort();
     assert_eq!(names, ["db-0", "db-1", "db-2"]);
     let claims = trial.api::<PersistentVolumeClaim>();

@@ -10,7 +10,7 @@ use bowline_apiserver::{Config as ApiConfig, Limits, Server, ServiceAccounts, Tl
 use bowline_controllers::{CertificateAuthority, Config};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -68,12 +68,15 @@ impl Trial {
         let config = bowline_scheduler::Config::new(own);
         tokio::spawn(bowline_scheduler::run(config, shutdown.clone()));
         let trial = Self { client, server: url, pki, shutdown, _dir: dir };
+        trial.until("the apiserver is ready", || trial.is_ready()).await;
+        // Without it no pod is let in.
+        trial.wait(&trial.api::<ServiceAccount>(), "default", |_| true).await;
         trial
-            .until("the apiserver answers", || async {
-                trial.client.apiserver_version().await.is_ok()
-            })
-            .await;
-        trial
+    }
+
+    async fn is_ready(&self) -> bool {
+        let request = http::Request::get("/readyz").body(Vec::new()).expect("a request");
+        self.client.request_text(request).await.is_ok()
     }
 
     /// A client with a certificate for this user and group.
