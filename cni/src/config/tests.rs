@@ -1,3 +1,5 @@
+//! What the configuration accepts, and with which code it refuses the rest.
+
 use serde_json::json;
 
 use super::*;

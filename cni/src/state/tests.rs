@@ -1,3 +1,5 @@
+//! Reservations: whole or none, reclaimed, and never another's.
+
 use super::*;
 
 fn boot(id: &str) -> Boot {

@@ -1,3 +1,5 @@
+//! What is kept, for how long, and for whom.
+
 use hickory_proto::{
     op::{Edns, Message, MessageType, Query, ResponseCode},
     rr::{

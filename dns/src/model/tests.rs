@@ -1,3 +1,5 @@
+//! Histories of objects, and the views that follow from them.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;

@@ -1,6 +1,9 @@
 //! The apiserver as the source: one watch for each kind.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::Debug,
+    time::{Duration, Instant},
+};
 
 use futures::{
     StreamExt,
@@ -15,7 +18,7 @@ use kube::{
     },
 };
 use serde::de::DeserializeOwned;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::Source;
 use crate::{
@@ -23,8 +26,10 @@ use crate::{
     objects::{EndpointSlice, Service},
 };
 
-/// A broken watch is tried again after the first of these, at most the second.
-const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(5)];
+/// A broken watch is tried again after the first of these, and then ever later up to the second.
+const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+/// After so long without a failure, the first of them is due again.
+const CALM: Duration = Duration::from_secs(10);
 
 pub struct Cluster {
     client: Client,
@@ -51,7 +56,12 @@ where
 {
     let events = watcher(Api::<T>::all(client), watcher::Config::default().any_semantic());
     let mut listed: Vec<T> = vec![];
-    events.backoff(Retry { next: RETRY[0] }).filter_map(move |event| {
+    let mut broken = false;
+    events.backoff(Retry::default()).filter_map(move |event| {
+        if matches!(event, Ok(watcher::Event::InitDone | watcher::Event::Apply(_))) && broken {
+            broken = false;
+            info!(kind = %T::kind(&()), "the watch goes on");
+        }
         let passed_on = match event {
             Ok(watcher::Event::Init) => {
                 listed.clear();
@@ -65,7 +75,10 @@ where
             Ok(watcher::Event::Apply(object)) => Some(Event::Apply(trim(object))),
             Ok(watcher::Event::Delete(object)) => Some(Event::Delete(trim(object))),
             Err(error) => {
-                warn!(kind = %T::kind(&()), %error, "the watch broke and is tried again");
+                // Told once, not at every try.
+                if !std::mem::replace(&mut broken, true) {
+                    warn!(kind = %T::kind(&()), %error, "the watch broke and is tried again");
+                }
                 None
             }
         };
@@ -82,23 +95,27 @@ fn trim<T: Resource>(mut object: T) -> T {
     object
 }
 
-/// Waits longer after each failure; a success starts over.
+/// Waits longer after each failure, and starts over after a calm. (The watcher calls `reset` at the
+/// beginning of every try already, whatever becomes of it.)
+#[derive(Default)]
 struct Retry {
-    next: Duration,
+    last: Option<(Instant, Duration)>,
 }
 
 impl Iterator for Retry {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let wait = self.next;
-        self.next = (wait * 2).min(RETRY[1]);
+        let now = Instant::now();
+        let wait = match self.last {
+            Some((at, wait)) if now.duration_since(at) < CALM => (wait * 2).min(RETRY[1]),
+            _ => RETRY[0],
+        };
+        self.last = Some((now, wait));
         Some(wait)
     }
 }
 
 impl Backoff for Retry {
-    fn reset(&mut self) {
-        self.next = RETRY[0];
-    }
+    fn reset(&mut self) {}
 }

@@ -1,3 +1,5 @@
+//! What is sent fits and decodes; what comes in never harms.
+
 use hickory_proto::{
     op::Query,
     rr::{Name, RData, Record, RecordType, rdata::A},
