@@ -3,6 +3,7 @@
 //!
 //! These tests need root, and say so by failing.
 
+mod choice;
 mod lab;
 mod packets;
 mod race;

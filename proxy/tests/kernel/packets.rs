@@ -13,7 +13,7 @@ use crate::lab::{Lab, ip};
 use crate::services::{Service, addr, elsewhere, here};
 
 const PASS: i32 = -1;
-const DROP: i32 = 2;
+pub(crate) const DROP: i32 = 2;
 const REDIRECT: i32 = 7;
 const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 const NODE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
@@ -46,10 +46,10 @@ fn octets(address: IpAddr) -> Vec<u8> {
 
 /// A packet, to be made or as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Packet {
+pub(crate) struct Packet {
     destination_mac: [u8; 6],
-    source: IpAddr,
-    destination: IpAddr,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
     ttl: u8,
     protocol: u8,
     /// TCP, UDP or ICMP from its header on.
@@ -77,7 +77,7 @@ impl Packet {
         Self::new(source.0, destination.0, PROTOCOL_TCP, l4)
     }
 
-    fn udp(source: (&str, u16), destination: (&str, u16), payload: &[u8]) -> Self {
+    pub(crate) fn udp(source: (&str, u16), destination: (&str, u16), payload: &[u8]) -> Self {
         let mut l4 = [source.1.to_be_bytes(), destination.1.to_be_bytes()].concat();
         l4.extend((8 + payload.len() as u16).to_be_bytes());
         l4.extend([0, 0]);
@@ -159,7 +159,7 @@ impl Packet {
         packet
     }
 
-    fn ports(&self) -> (u16, u16) {
+    pub(crate) fn ports(&self) -> (u16, u16) {
         let l4 = &self.l4;
         (u16::from_be_bytes([l4[0], l4[1]]), u16::from_be_bytes([l4[2], l4[3]]))
     }
@@ -174,20 +174,20 @@ impl Packet {
 }
 
 /// A node with an uplink and a way to other nodes.
-struct Node {
-    lab: Lab,
-    dataplane: Dataplane,
+pub(crate) struct Node {
+    pub(crate) lab: Lab,
+    pub(crate) dataplane: Dataplane,
     ingress: OwnedFd,
     egress: OwnedFd,
     ifindex: u32,
 }
 
-const NODE: [&str; 2] = ["192.168.50.1", "fd00:50::1"];
-const CLIENT: [&str; 2] = ["198.51.100.9", "2001:db8::9"];
+pub(crate) const NODE: [&str; 2] = ["192.168.50.1", "fd00:50::1"];
+pub(crate) const CLIENT: [&str; 2] = ["198.51.100.9", "2001:db8::9"];
 const POD: [&str; 2] = ["10.244.1.5", "fd00:10::5"];
 const FAR_POD: [&str; 2] = ["10.244.2.5", "fd00:20::5"];
 
-fn node() -> Node {
+pub(crate) fn node() -> Node {
     let lab = Lab::new();
     for path in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
         std::fs::write(format!("/proc/sys/net/{path}"), "1").expect("turn forwarding on");
@@ -224,7 +224,7 @@ impl Node {
         (verdict as i32, bytes)
     }
 
-    fn comes_in(&self, packet: &Packet) -> (i32, Packet) {
+    pub(crate) fn comes_in(&self, packet: &Packet) -> (i32, Packet) {
         let (verdict, bytes) = self.run(&self.ingress, &packet.bytes());
         (verdict, Packet::read(&bytes))
     }
