@@ -67,16 +67,24 @@ fn entries(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
     object.as_object().into_iter().flat_map(Map::iter)
 }
 
-/// Encodes a whole document.
-pub(super) fn document(document: &Value) -> Vec<u8> {
-    let definitions = Message::default().entries(1, &document["definitions"], schema);
-    let paths = Message::default().entries(2, &document["paths"], path_item);
-    Message::default()
-        .text(1, document, "swagger")
-        .child(2, document, "info", info)
-        .message(8, &paths)
-        .message(9, &definitions)
-        .0
+// A message may be given in pieces: fields that occur again are merged, and lists grow. So a document is
+// the concatenation of these.
+
+/// The beginning of a document.
+pub(super) fn head(head: &Value) -> Vec<u8> {
+    Message::default().text(1, head, "swagger").child(2, head, "info", info).0
+}
+
+/// One more path.
+pub(super) fn path(name: &str, item: &Value) -> Vec<u8> {
+    let paths = Message::default().message(2, &named(name, &path_item(item)));
+    Message::default().message(8, &paths).0
+}
+
+/// One more definition.
+pub(super) fn definition(name: &str, definition: &Value) -> Vec<u8> {
+    let definitions = Message::default().message(1, &named(name, &schema(definition)));
+    Message::default().message(9, &definitions).0
 }
 
 fn named(name: &str, value: &Message) -> Message {

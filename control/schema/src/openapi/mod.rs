@@ -19,8 +19,8 @@ use flate2::write::GzEncoder;
 use serde_json::{Map, Value, json};
 
 use crate::Gvk;
-use crate::types::kinds;
-use schemas::Dialect;
+use crate::types::kinds::{self, Source};
+use schemas::{Dialect, Maker};
 
 /// One served resource; the apiserver makes the list from its kind table.
 #[derive(Clone, Debug)]
@@ -64,28 +64,45 @@ pub struct Document {
 }
 
 impl Document {
-    fn new(body: &[u8]) -> Self {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        // Writing to a Vec can't fail.
-        let gzip = encoder.write_all(body).and_then(|()| encoder.finish()).unwrap_or_default();
-        Self { gzip: gzip.into(), etag: digest([body]) }
-    }
-
     /// The body without content encoding.
     pub fn identity(&self) -> Bytes {
         let mut body = Vec::new();
-        // What `new` compressed can be read back.
+        // What `Sink` compressed can be read back.
         let _ = GzDecoder::new(&self.gzip[..]).read_to_end(&mut body);
         body.into()
     }
 }
 
-fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hasher = DefaultHasher::new();
-    for part in parts {
-        hasher.write(part);
+/// A document under way: compressed as it is written.
+struct Sink {
+    encoder: GzEncoder<Vec<u8>>,
+    hasher: DefaultHasher,
+}
+
+impl Sink {
+    fn new() -> Self {
+        let encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        Self { encoder, hasher: DefaultHasher::new() }
     }
-    format!("{:016X}", hasher.finish())
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.hasher.write(bytes);
+        // Writing to a Vec can't fail.
+        let _ = self.encoder.write_all(bytes);
+    }
+
+    /// One entry of a JSON object.
+    fn entry(&mut self, first: &mut bool, name: &str, value: &Value) {
+        if !std::mem::replace(first, false) {
+            self.write(b",");
+        }
+        self.write(format!("{name:?}:{value}").as_bytes());
+    }
+
+    fn finish(self) -> Document {
+        let gzip = self.encoder.finish().unwrap_or_default();
+        Document { gzip: gzip.into(), etag: format!("{:016X}", self.hasher.finish()) }
+    }
 }
 
 /// All documents of one server. Each is made at first use.
@@ -108,12 +125,12 @@ impl OpenApi {
 
     /// `/openapi/v2` for `application/json`.
     pub fn v2_json(&self) -> Document {
-        self.v2_json.get_or_init(|| Document::new(self.v2().to_string().as_bytes())).clone()
+        self.v2_json.get_or_init(|| v2_json(&self.resources)).clone()
     }
 
     /// `/openapi/v2` for `application/com.github.proto-openapi.spec.v2@v1.0+protobuf`.
     pub fn v2_protobuf(&self) -> Document {
-        self.v2_protobuf.get_or_init(|| Document::new(&gnostic::document(&self.v2()))).clone()
+        self.v2_protobuf.get_or_init(|| v2_protobuf(&self.resources)).clone()
     }
 
     /// `/openapi/v3`: the path of each group version's document.
@@ -137,8 +154,7 @@ impl OpenApi {
             return Some(document.clone());
         }
         let resources = self.group_versions().remove(path)?;
-        let body = v3_body(&resources).to_string();
-        let document = Document::new(body.as_bytes());
+        let document = v3_json(&resources);
         documents.insert(path.to_owned(), document.clone());
         Some(document)
     }
@@ -150,17 +166,73 @@ impl OpenApi {
         }
         groups
     }
+}
 
-    fn v2(&self) -> Value {
-        let resources: Vec<&Resource> = self.resources.iter().collect();
-        let names = Names::of(kinds::raw());
-        json!({
-            "swagger": "2.0",
-            "info": {"title": "Kubernetes", "version": "v1.35.0"},
-            "paths": paths::v2(&resources, &names),
-            "definitions": schemas::definitions(&names, Dialect::V2),
-        })
+fn head() -> Value {
+    json!({"swagger": "2.0", "info": {"title": "Kubernetes", "version": "v1.35.0"}})
+}
+
+/// Every definition is served, whether or not a path leads to it.
+fn all_sources() -> Vec<Source> {
+    kinds::all().into_iter().map(|kind| kind.source).chain(kinds::common()).collect()
+}
+
+fn v2_json(resources: &[Resource]) -> Document {
+    let mut sink = Sink::new();
+    let head = head();
+    sink.write(format!("{{\"swagger\":{},\"info\":{}", head["swagger"], head["info"]).as_bytes());
+    sink.write(b",\"paths\":{");
+    let (names, mut first) = (paths::names(), true);
+    for resource in resources {
+        for (path, item) in paths::resource(resource, &names, Dialect::V2) {
+            sink.entry(&mut first, &path, &item);
+        }
     }
+    sink.write(b"},\"definitions\":{");
+    first = true;
+    Maker::new(Dialect::V2)
+        .definitions(all_sources(), |name, schema| sink.entry(&mut first, name, schema));
+    sink.write(b"}}");
+    sink.finish()
+}
+
+fn v2_protobuf(resources: &[Resource]) -> Document {
+    let mut sink = Sink::new();
+    sink.write(&gnostic::head(&head()));
+    let names = paths::names();
+    for resource in resources {
+        for (path, item) in paths::resource(resource, &names, Dialect::V2) {
+            sink.write(&gnostic::path(&path, &item));
+        }
+    }
+    Maker::new(Dialect::V2).definitions(all_sources(), |name, schema| {
+        sink.write(&gnostic::definition(name, schema));
+    });
+    sink.finish()
+}
+
+fn v3_json(resources: &[&Resource]) -> Document {
+    let mut sink = Sink::new();
+    sink.write(format!("{{\"openapi\":\"3.0.0\",\"info\":{}", head()["info"]).as_bytes());
+    sink.write(b",\"paths\":{");
+    let (names, mut first) = (paths::names(), true);
+    for resource in resources {
+        for (path, item) in paths::resource(resource, &names, Dialect::V3) {
+            sink.entry(&mut first, &path, &item);
+        }
+    }
+    let wanted: Vec<&Gvk> = resources
+        .iter()
+        .flat_map(|r| r.subresources.iter().map(|s| &s.gvk).chain([&r.gvk]))
+        .collect();
+    let kinds = kinds::all().into_iter().filter(|kind| wanted.contains(&&kind.gvk));
+    let sources: Vec<Source> = kinds.map(|kind| kind.source).chain(kinds::common()).collect();
+    sink.write(b"},\"components\":{\"schemas\":{");
+    first = true;
+    Maker::new(Dialect::V3)
+        .definitions(sources, |name, schema| sink.entry(&mut first, name, schema));
+    sink.write(b"}}}");
+    sink.finish()
 }
 
 /// Changes whenever a group version's document may change: clients cache documents by it on disk.
@@ -171,61 +243,10 @@ fn fingerprint(resources: &[&Resource]) -> String {
         include_bytes!("paths.rs"),
         include_bytes!("schemas.rs"),
     ];
-    let list = format!("{resources:?}");
-    digest(MAKERS.into_iter().chain([list.as_bytes()]))
-}
-
-fn v3_body(resources: &[&Resource]) -> Value {
-    let names = Names::of(kinds::raw());
-    let paths = paths::v3(resources, &names);
-    let mut all = schemas::definitions(&names, Dialect::V3);
-    let mut wanted: Vec<String> = Vec::new();
-    references(&Value::Object(paths.clone()), &mut wanted);
-    let mut schemas = Map::new();
-    while let Some(name) = wanted.pop() {
-        if let Some(schema) = all.remove(&name) {
-            references(&schema, &mut wanted);
-            schemas.insert(name, schema);
-        }
-    }
-    json!({
-        "openapi": "3.0.0",
-        "info": {"title": "Kubernetes", "version": "v1.35.0"},
-        "paths": paths,
-        "components": {"schemas": schemas},
-    })
-}
-
-/// Collects the names of all definitions that a value refers to.
-fn references(value: &Value, out: &mut Vec<String>) {
-    match value {
-        Value::Object(map) => {
-            if let Some(Value::String(target)) = map.get("$ref") {
-                out.extend(target.rsplit('/').next().map(str::to_owned));
-            }
-            map.values().for_each(|v| references(v, out));
-        }
-        Value::Array(items) => items.iter().for_each(|v| references(v, out)),
-        _ => {}
-    }
-}
-
-/// The raw schemas, and which definition a kind has.
-struct Names {
-    raw: kinds::Raw,
-    by_kind: BTreeMap<Gvk, String>,
-}
-
-impl Names {
-    fn of(raw: kinds::Raw) -> Self {
-        let by_kind = raw.kinds.iter().cloned().collect();
-        Self { raw, by_kind }
-    }
-
-    /// The definition of a kind, or of its list (`PodList`).
-    fn definition(&self, gvk: &Gvk) -> Option<&str> {
-        self.by_kind.get(gvk).map(String::as_str)
-    }
+    let mut hasher = DefaultHasher::new();
+    MAKERS.iter().for_each(|maker| hasher.write(maker));
+    hasher.write(format!("{resources:?}").as_bytes());
+    format!("{:016X}", hasher.finish())
 }
 
 #[cfg(test)]

@@ -4,11 +4,14 @@
 //! the parameters that it takes: `dryRun` and `fieldValidation` on patch are how kubectl learns what the
 //! server can do. So parameters are written out, not referred to.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Value, json};
 
+use super::Resource;
 use super::schemas::{Dialect, group_version_kind};
-use super::{Names, Resource};
 use crate::Gvk;
+use crate::types::kinds;
 
 const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
@@ -20,12 +23,18 @@ const PATCH_TYPES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
-pub(super) fn v2(resources: &[&Resource], names: &Names) -> Map<String, Value> {
-    Writer { names, dialect: Dialect::V2, paths: Map::new() }.all(resources)
+/// The definition of each kind.
+pub(super) type Names = BTreeMap<Gvk, String>;
+
+pub(super) fn names() -> Names {
+    kinds::all().into_iter().map(|kind| (kind.gvk, (kind.source.name)().into_owned())).collect()
 }
 
-pub(super) fn v3(resources: &[&Resource], names: &Names) -> Map<String, Value> {
-    Writer { names, dialect: Dialect::V3, paths: Map::new() }.all(resources)
+/// Paths and operations of one resource.
+pub(super) fn resource(resource: &Resource, names: &Names, dialect: Dialect) -> Map<String, Value> {
+    let mut writer = Writer { names, dialect, paths: Map::new() };
+    writer.resource(resource);
+    writer.paths
 }
 
 /// What a path names: all objects, or one.
@@ -51,13 +60,6 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    fn all(mut self, resources: &[&Resource]) -> Map<String, Value> {
-        for resource in resources {
-            self.resource(resource);
-        }
-        self.paths
-    }
-
     fn resource(&mut self, resource: &Resource) {
         let base = format!("/{}", resource.group_version_path());
         let plural = &resource.plural;
@@ -140,7 +142,7 @@ impl Writer<'_> {
 
     fn request_body(&self, verb: &str, gvk: &Gvk) -> Option<String> {
         match verb {
-            "create" | "update" => self.names.definition(gvk).map(str::to_owned),
+            "create" | "update" => self.names.get(gvk).cloned(),
             "patch" => Some(PATCH.to_owned()),
             "delete" | "deletecollection" => Some(DELETE_OPTIONS.to_owned()),
             _ => None,
@@ -158,11 +160,11 @@ impl Writer<'_> {
     }
 
     fn responses(&self, verb: &str, gvk: &Gvk) -> Value {
-        let kind = self.names.definition(gvk);
+        let kind = self.names.get(gvk);
         let schema = match (verb, kind) {
             ("list", Some(kind)) => Some(format!("{kind}List")),
             ("delete" | "deletecollection", _) => Some(STATUS.to_owned()),
-            (_, kind) => kind.map(str::to_owned),
+            (_, kind) => kind.cloned(),
         };
         let response = match (self.dialect, schema) {
             (Dialect::V2, Some(name)) => {

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::Names;
 use crate::Gvk;
+use crate::types::kinds::{self, Source};
 use crate::types::{Facts, ListType, facts};
 
 /// What differs between the documents: where references point, and what may stand beside one.
@@ -30,41 +30,57 @@ const API_VERSION: &str = "APIVersion defines the versioned schema of this repre
      unrecognized values.";
 const KIND: &str = "Kind is a string value representing the REST resource this object represents.";
 
-/// All definitions, with those of the list kinds.
-pub(super) fn definitions(names: &Names, dialect: Dialect) -> Map<String, Value> {
-    let table = facts::read();
-    let mut kinds: BTreeMap<&str, Vec<&Gvk>> = BTreeMap::new();
-    for (gvk, name) in &names.by_kind {
-        kinds.entry(name).or_default().push(gvk);
-    }
-    let mut out = Map::new();
-    for (name, schema) in &names.raw.definitions {
-        let type_facts = table.of(name);
-        let mut schema = convert(schema, dialect);
-        if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
-            for (field, property) in properties.iter_mut() {
-                let facts = type_facts.and_then(|t| t.fields.get(field.as_str()));
-                annotate(property, facts);
-            }
-        }
-        if let Some(schema) = schema.as_object_mut() {
-            if type_facts.is_some_and(|t| t.atomic) {
-                schema.insert("x-kubernetes-map-type".into(), "atomic".into());
-            }
-            if let Some(kinds) = kinds.get(name.as_str()) {
-                schema.insert("x-kubernetes-group-version-kind".into(), group_version_kinds(kinds));
-            }
-        }
-        out.insert(name.clone(), scalar_override(name, dialect).unwrap_or(schema));
-    }
-    for (gvk, name) in &names.by_kind {
-        out.insert(format!("{name}List"), list(gvk, name, dialect));
-    }
-    out
+/// Makes definitions in one dialect.
+pub(super) struct Maker {
+    dialect: Dialect,
+    table: facts::Table,
+    /// The kinds that have a definition of this name.
+    kinds: BTreeMap<String, Vec<Gvk>>,
 }
 
-fn group_version_kinds(kinds: &[&Gvk]) -> Value {
-    kinds.iter().map(|gvk| group_version_kind(gvk)).collect()
+impl Maker {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        let mut kinds: BTreeMap<String, Vec<Gvk>> = BTreeMap::new();
+        for kind in kinds::all() {
+            kinds.entry((kind.source.name)().into_owned()).or_default().push(kind.gvk);
+        }
+        Self { dialect, table: facts::read(), kinds }
+    }
+
+    /// Hands each definition that the sources need to `write`, and each kind's list.
+    pub(super) fn definitions(
+        &self,
+        sources: impl IntoIterator<Item = Source>,
+        mut write: impl FnMut(&str, &Value),
+    ) {
+        kinds::visit(sources, |name, schema, _| {
+            write(name, &self.definition(name, schema));
+            for gvk in self.kinds.get(name).into_iter().flatten() {
+                write(&format!("{name}List"), &list(gvk, name, self.dialect));
+            }
+        });
+    }
+
+    fn definition(&self, name: &str, schema: &Value) -> Value {
+        if let Some(scalar) = scalar_override(name, self.dialect) {
+            return scalar;
+        }
+        let type_facts = self.table.of(name);
+        let mut schema = convert(schema, self.dialect);
+        if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
+            for (field, property) in properties.iter_mut() {
+                annotate(property, type_facts.and_then(|t| t.fields.get(field.as_str())));
+            }
+        }
+        if type_facts.is_some_and(|t| t.atomic) {
+            schema["x-kubernetes-map-type"] = "atomic".into();
+        }
+        if let Some(kinds) = self.kinds.get(name) {
+            schema["x-kubernetes-group-version-kind"] =
+                kinds.iter().map(group_version_kind).collect();
+        }
+        schema
+    }
 }
 
 pub(super) fn group_version_kind(gvk: &Gvk) -> Value {

@@ -71,6 +71,20 @@ fn v2_has_merge_keys_kinds_and_the_parameters_that_kubectl_looks_for() {
     assert!(v2["definitions"].get("io.k8s.api.core.v1.PodList").is_some());
 }
 
+/// Collects the names of all definitions that a value refers to.
+fn references(value: &Value, out: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            if let Some(Value::String(target)) = map.get("$ref") {
+                out.extend(target.rsplit('/').next().map(str::to_owned));
+            }
+            map.values().for_each(|v| references(v, out));
+        }
+        Value::Array(items) => items.iter().for_each(|v| references(v, out)),
+        _ => {}
+    }
+}
+
 #[test]
 fn every_reference_leads_to_a_definition() {
     let api = OpenApi::new(resources());

@@ -132,7 +132,8 @@ fn workloads_show_counts() {
 
 #[test]
 fn every_built_in_kind_makes_a_row_of_an_empty_object() {
-    for (gvk, _) in crate::types::kinds::raw().kinds {
+    for kind in crate::types::kinds::all() {
+        let gvk = kind.gvk;
         let columns = columns(&gvk);
         let row = row(&gvk, &json!({}), IncludeObject::Metadata, NOW);
         assert_eq!(

@@ -5,37 +5,55 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::facts::{self, TypeFacts};
-use super::{Definition, DefinitionId, Field, Shape, Types, kinds};
+use super::kinds::{self, Definitions};
+use super::{Definition, DefinitionId, Field, Shape, Types};
 
 pub(super) fn compile() -> Types {
-    let raw = kinds::raw();
     let table = facts::read();
-    let names: Vec<&String> = raw.definitions.keys().collect();
-    let ids: HashMap<&str, DefinitionId> = names
-        .iter()
-        .enumerate()
-        .map(|(index, name)| {
-            let index = u16::try_from(index).expect("there are fewer than 65536 definitions");
-            (name.as_str(), DefinitionId(index))
-        })
-        .collect();
-    let compiler = Compiler { raw: &raw.definitions, ids: &ids };
-    let definitions = raw
-        .definitions
-        .iter()
-        .map(|(name, schema)| compiler.definition(name, schema, table.of(name)))
-        .collect();
-    let kinds = raw.kinds.iter().map(|(gvk, name)| (gvk.clone(), ids[name.as_str()])).collect();
-    Types { definitions, kinds }
+    let all = kinds::all();
+    let mut compiler = Compiler::default();
+    kinds::visit(all.iter().map(|kind| kind.source), |name, schema, around| {
+        if schema["properties"].is_object() {
+            let definition = compiler.definition(name, schema, around, table.of(name));
+            let id = compiler.id(name);
+            compiler.definitions[usize::from(id.0)] = definition;
+        }
+    });
+    let kinds =
+        all.into_iter().map(|kind| (kind.gvk, compiler.id(&(kind.source.name)()))).collect();
+    compiler.definitions.shrink_to_fit();
+    Types { definitions: compiler.definitions, kinds }
 }
 
-struct Compiler<'a> {
-    raw: &'a serde_json::Map<String, Value>,
-    ids: &'a HashMap<&'a str, DefinitionId>,
+#[derive(Default)]
+struct Compiler {
+    ids: HashMap<String, DefinitionId>,
+    /// By id; empty until the definition's turn comes.
+    definitions: Vec<Definition>,
 }
 
-impl Compiler<'_> {
-    fn definition(&self, name: &str, schema: &Value, facts: Option<&TypeFacts>) -> Definition {
+impl Compiler {
+    fn id(&mut self, name: &str) -> DefinitionId {
+        if let Some(id) = self.ids.get(name) {
+            return *id;
+        }
+        let index = u16::try_from(self.definitions.len()).expect("fewer than 65536 definitions");
+        self.definitions.push(Definition {
+            name: name.into(),
+            fields: Box::default(),
+            atomic: false,
+        });
+        self.ids.insert(name.to_owned(), DefinitionId(index));
+        DefinitionId(index)
+    }
+
+    fn definition(
+        &mut self,
+        name: &str,
+        schema: &Value,
+        around: &Definitions,
+        facts: Option<&TypeFacts>,
+    ) -> Definition {
         let required: Vec<&str> =
             schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         let mut fields: Vec<Field> = schema["properties"]
@@ -44,7 +62,7 @@ impl Compiler<'_> {
             .flatten()
             .map(|(field, schema)| Field {
                 name: field.as_str().into(),
-                shape: self.shape(schema),
+                shape: self.shape(schema, around),
                 required: required.contains(&field.as_str()),
                 facts: facts
                     .and_then(|f| f.fields.get(field.as_str()))
@@ -60,9 +78,9 @@ impl Compiler<'_> {
         }
     }
 
-    fn shape(&self, schema: &Value) -> Shape {
+    fn shape(&mut self, schema: &Value, around: &Definitions) -> Shape {
         if let Some(reference) = schema["$ref"].as_str() {
-            return self.reference(reference.rsplit('/').next().unwrap_or_default());
+            return self.reference(reference.rsplit('/').next().unwrap_or_default(), around);
         }
         match (schema["type"].as_str(), schema["format"].as_str()) {
             (Some("boolean"), _) => Shape::Bool,
@@ -72,15 +90,15 @@ impl Compiler<'_> {
             (Some("string"), Some("byte")) => Shape::Bytes,
             (Some("string"), Some("date-time")) => Shape::Time,
             (Some("string"), _) => Shape::String,
-            (Some("array"), _) => Shape::List(Box::new(self.shape(&schema["items"]))),
+            (Some("array"), _) => Shape::List(Box::new(self.shape(&schema["items"], around))),
             (Some("object"), _) if schema["additionalProperties"].is_object() => {
-                Shape::Map(Box::new(self.shape(&schema["additionalProperties"])))
+                Shape::Map(Box::new(self.shape(&schema["additionalProperties"], around)))
             }
             _ => Shape::Any,
         }
     }
 
-    fn reference(&self, name: &str) -> Shape {
+    fn reference(&mut self, name: &str, around: &Definitions) -> Shape {
         match name.rsplit('.').next() {
             Some("Quantity") => return Shape::Quantity,
             Some("IntOrString") => return Shape::IntOrString,
@@ -88,11 +106,11 @@ impl Compiler<'_> {
             Some("MicroTime") => return Shape::MicroTime,
             _ => {}
         }
-        let target = &self.raw[name];
+        let target = &around[name];
         if target["properties"].is_object() {
-            Shape::Struct(self.ids[name])
+            Shape::Struct(self.id(name))
         } else {
-            self.shape(target)
+            self.shape(target, around)
         }
     }
 }
