@@ -19,7 +19,7 @@ use crate::deployment::{Round, scaled};
 use crate::owners::controller_of;
 use crate::pods;
 use crate::queue::Queue;
-use crate::replica_set::count;
+use crate::replicas::count;
 
 /// An eviction that was allowed but led to no deletion counts for this long.
 const EVICTION_TIMEOUT: Duration = Duration::from_secs(120);

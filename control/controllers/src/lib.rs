@@ -21,7 +21,7 @@ mod owners;
 mod pod_gc;
 mod pods;
 mod queue;
-mod replica_set;
+mod replicas;
 mod revisions;
 mod root_ca;
 mod service_account;
@@ -29,6 +29,8 @@ mod stateful_set;
 
 use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -86,7 +88,10 @@ impl Controllers<'_> {
     fn add_all(&mut self) {
         let context = self.context;
         self.add("deployment", deployment::watch(context), deployment::reconcile);
-        self.add("replica-set", replica_set::watch(context), replica_set::reconcile);
+        let queue = replicas::watch::<ReplicaSet>(context);
+        self.add("replica-set", queue, replicas::reconcile::<ReplicaSet>);
+        let queue = replicas::watch::<ReplicationController>(context);
+        self.add("replication-controller", queue, replicas::reconcile::<ReplicationController>);
         self.add("daemon-set", daemon_set::watch(context), daemon_set::reconcile);
         self.add("stateful-set", stateful_set::watch(context), stateful_set::reconcile);
         self.add("job", job::watch(context), job::reconcile);

@@ -20,7 +20,7 @@ use crate::context::{Context, Error, Reconciled};
 use crate::owners::{claim, controller_key, controller_of};
 use crate::pods;
 use crate::queue::Queue;
-use crate::replica_set::{count, shown};
+use crate::replicas::{count, shown};
 use crate::revisions::{self, HASH, History};
 
 pub(crate) fn watch(context: &Arc<Context>) -> Queue<Key> {

@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use super::rolling::Limits;
 use super::sets;
 use crate::context::seconds;
-use crate::replica_set::shown;
+use crate::replicas::shown;
 
 const PROGRESSING: &str = "Progressing";
 const AVAILABLE: &str = "Available";

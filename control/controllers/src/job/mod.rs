@@ -27,7 +27,7 @@ use crate::context::{Context, Error, Reconciled, is_code, seconds};
 use crate::owners::{claim, controller_key};
 use crate::pods;
 use crate::queue::Queue;
-use crate::replica_set::{count, shown};
+use crate::replicas::{count, shown};
 
 pub(crate) use self::judge::{condition, is_finished};
 

@@ -18,7 +18,7 @@ use crate::context::{Context, Error, Reconciled, is_code};
 use crate::owners::{claim, controller_key, controller_reference};
 use crate::pods;
 use crate::queue::Queue;
-use crate::replica_set::{count, shown};
+use crate::replicas::{count, shown};
 use crate::revisions::{self, HASH, History};
 
 const POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
