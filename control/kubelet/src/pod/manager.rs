@@ -12,8 +12,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
+use super::news::{Desired, News, Shown};
 use super::view;
-use super::worker::{Desired, News, Shown, Worker};
+use super::worker::Worker;
 use crate::context::Context;
 use crate::cri::events::Event;
 use crate::runtime::{KnownPod, PodRuntime};

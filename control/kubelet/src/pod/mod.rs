@@ -7,6 +7,7 @@ pub mod jobs;
 pub mod manager;
 pub mod memory;
 pub mod mirror;
+pub mod news;
 pub mod qos;
 pub mod status;
 pub mod view;

@@ -12,22 +12,25 @@
 //! wait for the next news or the time that the plan named. Long acts are jobs beside the task, so a
 //! deletion is heard at once.
 
+mod begin;
+mod finish;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
-use parking_lot::Mutex;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-use super::actions::{self, Action, Plan, Why};
-use super::jobs::{Done, Job, Start, StartError, termination_file};
+use super::actions::{self, Plan};
+use super::jobs::{Done, Job, StartError, termination_file};
 use super::memory::{
     Cause, End, Failure, Memory, PULL_FIRST, PULL_LONGEST, Progress, RETRY_FIRST, RETRY_LONGEST,
 };
+use super::news::{Desired, News, Shown};
 use super::status::{self, Facts};
 use super::view::{self, Role};
 use super::writer::{self, Wanted};
@@ -35,7 +38,7 @@ use crate::context::Context;
 use crate::logs::last_words;
 use crate::probe::Probes;
 use crate::runtime::{Container, PodRuntime, State};
-use crate::volume::{self, Ready};
+use crate::volume::Ready;
 
 /// An exit that was heard but that the runtime does not tell yet is asked for again so soon.
 const EXIT_RECHECK: Duration = Duration::from_millis(5);
@@ -43,67 +46,6 @@ const EXIT_RECHECK: Duration = Duration::from_millis(5);
 const REREAD: Duration = Duration::from_millis(200);
 /// Volumes are brought up to date this often even when nobody told of a change.
 const REFRESH: Duration = Duration::from_secs(60);
-
-/// What the pod's source wants.
-#[derive(Clone, Debug)]
-pub struct Desired {
-    pub pod: Arc<Pod>,
-    /// The object no longer exists.
-    pub gone: bool,
-}
-
-/// News for a worker that need no answer; many become one.
-#[derive(Debug, Default)]
-pub struct News {
-    state: Mutex<Pending>,
-    notify: Notify,
-}
-
-#[derive(Debug, Default)]
-struct Pending {
-    reread: bool,
-    refresh: bool,
-    exited: HashSet<String>,
-    evict: Option<String>,
-}
-
-impl News {
-    /// Something may have changed in the runtime.
-    pub fn reread(&self) {
-        self.state.lock().reread = true;
-        self.notify.notify_one();
-    }
-
-    /// A container or sandbox of the pod has ended.
-    pub fn exited(&self, id: &str) {
-        self.state.lock().exited.insert(id.to_owned());
-        self.notify.notify_one();
-    }
-
-    /// An object that the pod uses has changed.
-    pub fn refresh(&self) {
-        self.state.lock().refresh = true;
-        self.notify.notify_one();
-    }
-
-    /// The node can't bear the pod any more.
-    pub fn evict(&self, message: String) {
-        self.state.lock().evict = Some(message);
-        self.notify.notify_one();
-    }
-
-    /// Look again; nothing particular happened.
-    pub fn poke(&self) {
-        self.notify.notify_one();
-    }
-}
-
-/// What others may know of a pod at any time.
-#[derive(Clone, Debug, Default)]
-pub struct Shown {
-    pub runtime: PodRuntime,
-    pub status: PodStatus,
-}
 
 /// One pod's task.
 pub struct Worker {
@@ -125,7 +67,10 @@ pub struct Worker {
     status: PodStatus,
     believed: BTreeMap<String, (String, bool, bool)>,
     wanted: watch::Sender<Wanted>,
+    /// Something may have changed in the runtime since it was read.
     dirty: bool,
+    /// The runtime has been read at all.
+    seen: bool,
     exits: HashSet<String>,
     refresh_at: Timestamp,
     finished: bool,
@@ -162,6 +107,7 @@ impl Worker {
             status,
             wanted: watch::Sender::new(Wanted::default()),
             dirty: true,
+            seen: false,
             exits: HashSet::new(),
             refresh_at: Timestamp::now(),
             finished: false,
@@ -183,14 +129,20 @@ impl Worker {
                 false => network.borrow_and_update().clone(),
             };
             let now = Timestamp::now();
-            self.deadline(now);
+            let deadline = self.deadline(now);
             self.probe();
-            let plan = actions::compute(&self.pod, &self.runtime, &self.memory, now);
-            self.publish(&plan, now);
+            // Until the runtime has told what is there, nothing is known that could be acted on.
+            let plan = match self.seen {
+                true => actions::compute(&self.pod, &self.runtime, &self.memory, now),
+                false => Plan::default(),
+            };
+            if self.seen {
+                self.publish(&plan, now);
+            }
             if plan.stopped && self.jobs.is_empty() && self.finish().await {
                 break;
             }
-            for wake in [plan.wake_at, self.refresh_due()].into_iter().flatten() {
+            for wake in [plan.wake_at, self.refresh_due(), deadline].into_iter().flatten() {
                 let left = Duration::try_from(wake.duration_since(now)).unwrap_or_default();
                 again = Some(again.map_or(left, |a| a.min(left)));
             }
@@ -241,7 +193,7 @@ impl Worker {
     }
 
     fn take_news(&mut self) {
-        let mut pending = std::mem::take(&mut *self.news.state.lock());
+        let mut pending = self.news.take();
         self.dirty |= pending.reread || !pending.exited.is_empty();
         self.exits.extend(pending.exited.drain());
         if pending.refresh {
@@ -263,7 +215,7 @@ impl Worker {
         match self.ctx.runtime.pod(view::uid(&self.pod)).await {
             Ok(runtime) => {
                 self.runtime = runtime;
-                self.dirty = false;
+                (self.dirty, self.seen) = (false, true);
             }
             Err(error) => {
                 tracing::debug!(pod = view::folder(&self.pod), %error, "the runtime can't be read");
@@ -298,30 +250,21 @@ impl Worker {
         Some(EXIT_RECHECK)
     }
 
-    fn deadline(&mut self, now: Timestamp) {
-        let Some(seconds) = view::spec(&self.pod).active_deadline_seconds else { return };
-        let Some(began) = self.status.start_time.as_ref().map(|t| t.0) else { return };
+    /// Ends a pod that has been active for too long; else returns when it will have been.
+    fn deadline(&mut self, now: Timestamp) -> Option<Timestamp> {
+        let seconds = view::spec(&self.pod).active_deadline_seconds?;
+        let began = self.status.start_time.as_ref()?.0;
         if self.memory.end.is_some() || actions::outcome(&self.pod, &self.runtime).is_some() {
-            return;
+            return None;
         }
-        let left = seconds - now.duration_since(began).as_secs();
-        if left <= 0 {
-            let message = "Pod was active on the node longer than the specified deadline";
-            let cause = Cause::Failed {
-                reason: "DeadlineExceeded".to_owned(),
-                message: message.to_owned(),
-            };
-            self.end(cause, view::grace_period(&self.pod));
-        } else {
-            let news = Arc::clone(&self.news);
-            let wait = Duration::from_secs(u64::try_from(left).unwrap_or(0));
-            if self.refresh_at <= now {
-                tokio::spawn(async move {
-                    tokio::time::sleep(wait).await;
-                    news.poke();
-                });
-            }
+        let due = began.checked_add(jiff::SignedDuration::from_secs(seconds)).ok()?;
+        if now < due {
+            return Some(due);
         }
+        let message = "Pod was active on the node longer than the specified deadline".to_owned();
+        let cause = Cause::Failed { reason: "DeadlineExceeded".to_owned(), message };
+        self.end(cause, view::grace_period(&self.pod));
+        None
     }
 
     /// Begins the probes of what runs, ends those of what does not, and takes their results.
@@ -367,10 +310,6 @@ impl Worker {
             before: &self.status,
             now,
         };
-        // Before the first look nothing is known that would be worth telling.
-        if self.dirty && self.runtime.is_empty() && self.status.container_statuses.is_some() {
-            return;
-        }
         let status = status::generate(&facts);
         let shown = Shown { runtime: self.runtime.clone(), status: status.clone() };
         self.shown.send_replace(shown);
@@ -390,88 +329,6 @@ impl Worker {
         Job { ctx: Arc::clone(&self.ctx), pod: Arc::clone(&self.pod) }
     }
 
-    fn begin(&mut self, action: Action) {
-        let job = self.job();
-        let runtime = Arc::clone(&self.ctx.runtime);
-        match action {
-            Action::Setup => self.set_up(),
-            Action::RunSandbox { attempt } => {
-                self.memory.sandbox.begin();
-                self.jobs.spawn(async move { Done::Sandbox(job.run_sandbox(attempt).await) });
-            }
-            Action::StopSandbox { id } => {
-                self.memory.removing.insert(id.clone());
-                self.jobs.spawn(async move {
-                    retry("stop a sandbox", runtime.stop_sandbox(&id).await).await;
-                    Done::Remove { id }
-                });
-            }
-            Action::RemoveSandbox { id } => {
-                self.memory.removing.insert(id.clone());
-                self.jobs.spawn(async move {
-                    retry("remove a sandbox", runtime.remove_sandbox(&id).await).await;
-                    Done::Remove { id }
-                });
-            }
-            Action::RemoveContainer { id } => {
-                self.memory.removing.insert(id.clone());
-                self.jobs.spawn(async move {
-                    retry("remove a container", runtime.remove_container(&id).await).await;
-                    Done::Remove { id }
-                });
-            }
-            Action::Start { name, attempt, sandbox_id } => self.start(name, attempt, sandbox_id),
-            Action::Kill { id, name, grace, why } => {
-                if why != Why::PodEnds {
-                    self.probes.end(&name);
-                }
-                self.memory.killing.insert(id.clone(), grace);
-                let ip = self.ip();
-                let target = id.clone();
-                let task = self.jobs.spawn(async move {
-                    job.kill(&target, &name, grace, &why, ip).await;
-                    Done::Kill { id: target }
-                });
-                if let Some(slower) = self.kills.insert(id, task) {
-                    slower.abort();
-                }
-            }
-        }
-    }
-
-    fn set_up(&mut self) {
-        let job = self.job();
-        self.memory.setup.begin();
-        self.jobs.spawn(async move { Done::Setup(job.setup().await) });
-    }
-
-    fn start(&mut self, name: String, attempt: u32, sandbox_id: String) {
-        let sandbox = self.runtime.ready_sandbox();
-        let start = Start {
-            name: name.clone(),
-            attempt,
-            sandbox_id,
-            sandbox_attempt: sandbox.map_or(0, |s| s.attempt),
-            ips: sandbox.map_or_else(Vec::new, |s| s.ips.clone()),
-            volumes: self.volumes.paths.clone(),
-        };
-        if let Some(last) = self.runtime.latest(&name).cloned()
-            && let (State::Exited, Some(finished)) = (last.state, last.finished_at)
-            && attempt > last.attempt
-        {
-            let memory = self.memory.container(&name);
-            let mut backoff = memory
-                .backoff
-                .unwrap_or_else(|| super::backoff::Backoff::after_restarts(last.attempt));
-            backoff.restarted(last.started_at, finished);
-            memory.backoff = Some(backoff);
-        }
-        self.memory.starting = Some(name.clone());
-        let (job, cancel) = (self.job(), self.stop_starts.clone());
-        self.jobs
-            .spawn(async move { Done::Start { name, result: job.start(start, cancel).await } });
-    }
-
     async fn wait(
         &mut self,
         again: Option<Duration>,
@@ -485,7 +342,7 @@ impl Worker {
                     std::future::pending::<()>().await;
                 }
             }
-            () = self.news.notify.notified() => {}
+            () = self.news.wait() => {}
             Ok(()) = network.changed() => {}
             Some(done) = self.jobs.join_next(), if !self.jobs.is_empty() => {
                 if let Ok(done) = done {
@@ -544,68 +401,6 @@ impl Worker {
             }
         }
     }
-
-    /// Nothing of the pod runs any more. True when it is to be forgotten.
-    async fn finish(&mut self) -> bool {
-        let deleted = self.gone || self.pod.metadata.deletion_timestamp.is_some();
-        if self.finished && !deleted {
-            return false;
-        }
-        let uid = view::uid(&self.pod).to_owned();
-        if deleted {
-            for c in &self.runtime.containers {
-                let removed = self.ctx.runtime.remove_container(&c.id).await;
-                if removed.is_err_and(|e| !e.is_not_found()) {
-                    self.dirty = true;
-                }
-            }
-            for s in &self.runtime.sandboxes {
-                let removed = self.ctx.runtime.remove_sandbox(&s.id).await;
-                if removed.is_err_and(|e| !e.is_not_found()) {
-                    self.dirty = true;
-                }
-            }
-            if self.dirty {
-                self.news.poke();
-                tokio::time::sleep(REREAD).await;
-                return false;
-            }
-        }
-        let (dir, logs) = (self.ctx.pod_dir(&uid), self.ctx.log_dir(&self.pod));
-        let cgroups = self.ctx.cgroups.clone();
-        let cgroup = cgroups.path(&self.pod);
-        let links = self.ctx.config.container_log_dir.clone();
-        let torn = tokio::task::spawn_blocking(move || {
-            cgroups.remove(&cgroup);
-            if !deleted {
-                return volume::teardown(&dir.join("volumes"));
-            }
-            remove_links(links.as_deref(), &logs);
-            let _ = std::fs::remove_dir_all(&logs);
-            volume::teardown(&dir)
-        });
-        if let Ok(Err(error)) = torn.await {
-            let error = crate::cri::client::chain(&error);
-            tracing::warn!(uid, error, "the pod's folder could not be removed, trying again");
-            self.news.poke();
-            tokio::time::sleep(REREAD).await;
-            return false;
-        }
-        self.finished = true;
-        if deleted {
-            self.wanted.send_modify(|w| w.delete = true);
-        }
-        deleted
-    }
-}
-
-/// Removes the links of a pod's logs.
-fn remove_links(dir: Option<&std::path::Path>, logs: &std::path::Path) {
-    for entry in dir.and_then(|d| std::fs::read_dir(d).ok()).into_iter().flatten().flatten() {
-        if std::fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(logs)) {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
 }
 
 fn far(wait: Duration) -> Timestamp {
@@ -621,14 +416,4 @@ fn start_failure(before: Option<&Failure>, error: StartError, now: Timestamp) ->
         failure.message = format!("Back-off pulling image: ErrImagePull: {}", failure.message);
     }
     failure
-}
-
-/// A failed act is planned again after a look at the runtime; not at full speed.
-async fn retry(act: &'static str, result: crate::runtime::Result<()>) {
-    if let Err(error) = result
-        && !error.is_not_found()
-    {
-        tracing::warn!(%error, act, "the runtime refused, trying again");
-        tokio::time::sleep(REREAD).await;
-    }
 }

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::routes::{Query, flag};
 use super::{Response, Server, text};
 use crate::logs::read::{Options, Reader, Stream};
-use crate::pod::worker::Shown;
+use crate::pod::news::Shown;
 use crate::runtime::State;
 
 /// Bytes read at once, and pieces that wait for the client.
