@@ -97,6 +97,7 @@ pub struct UpArgs {
 /// Brings the cluster up (a running one stays as it is), waits until it is ready, says how to use it.
 pub async fn up(name: &str, args: UpArgs) -> anyhow::Result<()> {
     client::install_crypto();
+    bowline_local::containerd::preflight()?;
     let console = Console::default();
     let options = Options::new(name, args.nodes)?;
     let workload =

@@ -36,6 +36,7 @@ const ADD_ONS: [(&str, &str); 2] = [
     ("dns", include_str!("../../../deploy/dns.yaml")),
 ];
 const RETRY: Duration = Duration::from_millis(100);
+const READY_POLL: Duration = Duration::from_millis(10);
 
 /// Settings of the control plane.
 #[derive(Debug, Clone, clap::Args)]
@@ -103,8 +104,31 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let mut parts = JoinSet::new();
     let stop = shutdown.clone();
     parts.spawn(async move { apiserver.serve(stop).await.context("apiserver") });
-    spawn_clients(&mut parts, &pki, &args, advertise, token, &shutdown).await?;
+    let admin = client::connect(Some(&pki.path("loopback.kubeconfig"))).await?;
+    tokio::select! {
+        () = ready(&admin) => {
+            spawn_clients(&mut parts, admin, &pki, &args, advertise, token, &shutdown).await?;
+        }
+        () = shutdown.cancelled() => {}
+        // The apiserver ended before it was ready: why is told below.
+        Some(ended) = parts.join_next() => {
+            parts.spawn(async move { ended.context("the apiserver panicked")? });
+        }
+    }
     supervise(parts, shutdown).await
+}
+
+/// Waits until the apiserver has its caches, roles and namespaces.
+async fn ready(admin: &kube::Client) {
+    loop {
+        let asked = http::Request::get("/readyz").body(Vec::new());
+        if let Ok(request) = asked
+            && admin.request_text(request).await.is_ok()
+        {
+            return;
+        }
+        tokio::time::sleep(READY_POLL).await;
+    }
 }
 
 /// Waits for the first part to end. That is an error unless shutdown was asked for.
@@ -247,23 +271,22 @@ fn any_address() -> IpAddr {
 
 async fn spawn_clients(
     parts: &mut JoinSet<anyhow::Result<()>>,
+    admin: kube::Client,
     pki: &Pki,
     args: &ServerArgs,
     advertise: IpAddr,
     token: JoinToken,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let admin = client::connect(Some(&pki.path("loopback.kubeconfig"))).await?;
     let (folder, stop) = (args.data_dir.join("manifests"), shutdown.clone());
     let facts = Facts {
         server: SocketAddr::new(advertise, args.port),
         cluster_cidrs: args.cluster_cidr.clone(),
         token,
     };
-    let own = admin.clone();
     parts.spawn(async move {
-        publish_until_done(&own, &facts, &stop).await;
-        manifests::run(own, folder, stop).await;
+        publish_until_done(&admin, &facts, &stop).await;
+        manifests::run(admin, folder, stop).await;
         Ok(())
     });
 

@@ -71,7 +71,9 @@ pub fn config(pod: &Pod, attempt: u32, site: &Site<'_>) -> PodSandboxConfig {
             namespace: view::namespace(pod).to_owned(),
             attempt,
         }),
-        hostname: hostname(pod, site),
+        // A pod in the node's network namespace keeps the node's name: it has no UTS namespace of
+        // its own, and runtimes refuse to set a name there.
+        hostname: if view::host_network(pod) { String::new() } else { hostname(pod, site) },
         log_directory: site.log_dir.clone(),
         dns_config: Some(site.dns.clone()),
         port_mappings: ports(pod),
