@@ -88,6 +88,9 @@ pub struct Options {
     /// Networks of the cluster: reverse lookups in them never go upstream
     #[arg(long, env = "BOWLINE_DNS_OWN_NETWORKS", value_delimiter = ',')]
     pub own_networks: Vec<IpNetwork>,
+    /// Networks of the pods: the same for them
+    #[arg(long, env = "CLUSTER_CIDR", value_delimiter = ',')]
+    pub cluster_cidrs: Vec<IpNetwork>,
     /// Seconds to go on serving, no longer ready, when asked to stop
     #[arg(long, env = "BOWLINE_DNS_LAMEDUCK", default_value_t = 5)]
     pub lameduck: u64,
@@ -146,7 +149,7 @@ impl Options {
         let mut zone = Zone::new(origin, self.ttl);
         zone.pod_records = self.pod_records;
         zone.empty_headless = self.empty_headless;
-        zone.own_networks = self.own_networks;
+        zone.own_networks = [self.own_networks, self.cluster_cidrs].concat();
         let http = |port| SocketAddr::new(self.listen.ip(), port);
         Ok(Config {
             zone,
@@ -201,6 +204,17 @@ mod tests {
         assert_eq!(check(&["--ready-port=8080"]), Err(ConfigError::Port(8080)));
         assert!(Cli::try_parse_from(["test", "--source=etcd"]).is_err());
         assert!(Cli::try_parse_from(["test", "--upstream=example.com"]).is_err());
+    }
+
+    #[test]
+    fn reverse_names_of_services_and_pods_are_the_clusters() {
+        let flags = ["--own-networks=10.96.0.0/16", "--cluster-cidrs=10.244.0.0/16,fd00:244::/56"];
+        let zone = check(&flags).expect("valid").zone;
+        for (address, owned) in
+            [("10.96.0.10", true), ("10.244.3.4", true), ("fd00:244::1", true), ("10.0.0.1", false)]
+        {
+            assert_eq!(zone.owns(address.parse().expect("address")), owned, "{address}");
+        }
     }
 
     #[test]

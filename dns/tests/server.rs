@@ -41,6 +41,38 @@ fn names_are_answered_over_udp_and_tcp() {
 }
 
 #[test]
+fn on_the_wildcard_address_it_serves_ipv4_and_ipv6_through_its_workers_deaths() {
+    let upstream = Upstream::start(Behaviour::Answers);
+    // Wildcard ports would be in other tests' way.
+    let port = 20_000 + u16::try_from(std::process::id() % 2_000).expect("small") * 4;
+    let flags = [
+        format!("--listen=[::]:{port}"),
+        format!("--health-port={}", port + 1),
+        format!("--ready-port={}", port + 2),
+        format!("--metrics-port={}", port + 3),
+        upstream.flag(),
+    ];
+    let server = Server::launch_with(&flags);
+    let ready = || server.get_from("127.0.0.1", port + 2, "/ready").is_some_and(|(s, _)| s == 200);
+    await_that("ready", ready);
+    for address in ["127.0.0.1", "[::1]"] {
+        let socket = format!("{address}:{port}").parse().expect("a socket address");
+        let mut client = Client::new(socket);
+        let answer = client.ask(WEB, RecordType::A).expect("an answer");
+        assert_eq!(data(&answer), ["10.96.0.20"], "from {address}");
+        // The worker dies while the query is upstream; the next one has to answer the client.
+        let name = format!("slow-{}.example.com.", address.len());
+        let asker = thread::spawn(move || client.ask(&name, RecordType::A));
+        let asked = upstream.asked();
+        await_that("the query is upstream", || upstream.asked() > asked);
+        kill(server.worker().expect("a worker"), Signal::SIGKILL).expect("kill -9");
+        let answer = asker.join().expect("ends").expect("an answer from the next worker");
+        assert_eq!(data(&answer), ["192.0.2.1"], "from {address}");
+        await_that("ready again", ready);
+    }
+}
+
+#[test]
 fn a_change_is_answered_soon_and_an_unreadable_manifest_changes_nothing_else() {
     let server = Server::start(&[]);
     let more = support::MANIFEST.replace("10.96.0.20", "10.96.0.21");
@@ -289,7 +321,7 @@ fn asked_to_stop_it_is_not_ready_but_answers_for_a_while() {
     await_that("not ready", || server.ready() == Some(503));
     assert_eq!(data(&server.ask(WEB, RecordType::A)), ["10.96.0.20"]);
     let worker = server.worker().expect("a worker");
-    let status = server.child.wait().expect("it ends");
+    let status = server.child.0.wait().expect("it ends");
     assert!(status.success(), "{status}");
     assert!(!fs::exists(format!("/proc/{worker}")).expect("procfs"), "nothing is left behind");
 }
@@ -326,9 +358,9 @@ fn it_is_ready_only_when_it_knows_the_cluster() {
 fn a_port_that_is_taken_and_a_wrong_flag_are_told_at_once() {
     let first = Server::start(&[]);
     let mut second = Server::launch(first.address, &[]);
-    assert_eq!(second.child.wait().expect("it ends").code(), Some(1));
+    assert_eq!(second.child.0.wait().expect("it ends").code(), Some(1));
     assert!(second.log().contains("another DNS server"), "{}", second.log());
     let mut wrong = Server::launch(own_address(), &["--zone=a..b".into()]);
-    assert_eq!(wrong.child.wait().expect("it ends").code(), Some(78));
+    assert_eq!(wrong.child.0.wait().expect("it ends").code(), Some(78));
     assert!(wrong.log().contains("a..b"), "{}", wrong.log());
 }

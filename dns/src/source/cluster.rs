@@ -119,3 +119,22 @@ impl Iterator for Retry {
 impl Backoff for Retry {
     fn reset(&mut self) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_though_each_try_begins_well() {
+        let mut retry = Retry::default();
+        let mut pauses = vec![];
+        for _ in 0..8 {
+            retry.reset();
+            pauses.extend(retry.next());
+        }
+        assert_eq!(pauses[..3], [RETRY[0], RETRY[0] * 2, RETRY[0] * 4]);
+        assert_eq!(pauses[7], RETRY[1]);
+        retry.last = Some((Instant::now() - CALM, RETRY[1]));
+        assert_eq!(retry.next(), Some(RETRY[0]), "after a calm they start over");
+    }
+}

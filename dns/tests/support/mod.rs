@@ -55,7 +55,7 @@ pub(crate) fn await_that(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 pub(crate) struct Server {
-    pub(crate) child: Child,
+    pub(crate) child: Process,
     pub(crate) address: IpAddr,
     pub(crate) dir: tempfile::TempDir,
 }
@@ -69,12 +69,18 @@ impl Server {
     }
 
     pub(crate) fn launch(address: IpAddr, flags: &[String]) -> Self {
+        let mut all = vec![format!("--listen={address}:{PORT}")];
+        all.extend_from_slice(flags);
+        Server { address, ..Self::launch_with(&all) }
+    }
+
+    /// Flags only, without an address of its own.
+    pub(crate) fn launch_with(flags: &[String]) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir(dir.path().join("zone")).expect("a directory");
         fs::write(dir.path().join("zone/zone.yaml"), MANIFEST).expect("a manifest");
         let child = Command::new(env!("CARGO_BIN_EXE_bowline-dns"))
             .arg("run")
-            .arg(format!("--listen={address}:{PORT}"))
             .args(flags)
             // Flags go before these.
             .env("BOWLINE_DNS_SOURCE", format!("file:{}/zone", dir.path().display()))
@@ -84,7 +90,7 @@ impl Server {
             .stderr(fs::File::create(dir.path().join("log")).expect("a log"))
             .spawn()
             .expect("the server starts");
-        Server { child, address, dir }
+        Server { child: Process(child), address: IpAddr::from([127, 0, 0, 1]), dir }
     }
 
     pub(crate) fn log(&self) -> String {
@@ -101,7 +107,11 @@ impl Server {
 
     /// Status of an HTTP GET, or `None` if nobody answers.
     pub(crate) fn get(&self, port: u16, path: &str) -> Option<(u16, String)> {
-        let mut stream = TcpStream::connect((self.address, port)).ok()?;
+        self.get_from(&self.address.to_string(), port, path)
+    }
+
+    pub(crate) fn get_from(&self, host: &str, port: u16, path: &str) -> Option<(u16, String)> {
+        let mut stream = TcpStream::connect((host, port)).ok()?;
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
         let mut text = String::new();
         stream.read_to_string(&mut text).ok()?;
@@ -115,14 +125,14 @@ impl Server {
 
     /// The worker's process id.
     pub(crate) fn worker(&self) -> Option<Pid> {
-        let pid = self.child.id();
+        let pid = self.child.0.id();
         let path = format!("/proc/{pid}/task/{pid}/children");
         let id = fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()?;
         Some(Pid::from_raw(id))
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.child.id()).expect("a process id");
+        let id = i32::try_from(self.child.0.id()).expect("a process id");
         kill(Pid::from_raw(id), signal).expect("signal");
     }
 
@@ -131,11 +141,13 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+/// A process that ends with the test; a server's worker dies with it.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Drop for Process {
     fn drop(&mut self) {
-        // Its worker dies with it.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -155,7 +167,8 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn new(server: SocketAddr) -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let any = if server.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+        let socket = UdpSocket::bind(any).expect("a socket");
         socket.connect(server).expect("connect");
         socket.set_read_timeout(Some(DEADLINE)).expect("a timeout");
         Client { socket, next: 1 }
