@@ -22,6 +22,9 @@ use crate::{
 /// The version of the specification, as `dns-version` tells it.
 pub const SPECIFICATION: &str = "1.1.0";
 
+/// What the cluster's own servers say to the name of its loop check.
+pub const LOOPED: &str = "this is the cluster that asks";
+
 /// Names of our own that an external name may lead on to before the chain is given up.
 const CHAIN_MAX: usize = 8;
 
@@ -130,6 +133,11 @@ fn find(zone: &Zone, view: &ZoneView, question: Question<'_>) -> Option<Found> {
     let exists = |exists: bool| if exists { Found::NoData } else { Found::NoName };
     Some(match name::parse(zone, question.name) {
         Subject::Outside => return None,
+        Subject::LoopCheck(id) if *id == *view.cluster_id => {
+            let text = RData::TXT(TXT::new(vec![LOOPED.into()]));
+            of_type(zone, question, vec![(RecordType::TXT, text)])
+        }
+        Subject::LoopCheck(_) => return None,
         Subject::Reverse(address) => return reverse(zone, view, question, address),
         Subject::Nothing => Found::NoName,
         Subject::Branch => Found::NoData,

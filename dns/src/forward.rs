@@ -9,6 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use hickory_proto::{
+    op::{Message, Query},
+    rr::{Name, RecordType},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -17,7 +21,9 @@ use tokio::{
 use tracing::debug;
 
 use crate::{
+    answer::LOOPED,
     cache::{Accept, Cache},
+    name::LOOP_CHECK,
     upstream::Upstreams,
     wire::{HEADER, Transport},
 };
@@ -124,6 +130,31 @@ impl Forwarder {
         result
     }
 
+    /// Asks each upstream server for the cluster's own loop check, and takes out those through which
+    /// the question came back: they forward to this cluster's servers, for ever and ever. Returns
+    /// them. (A server of another cluster is a fine upstream.)
+    pub async fn remove_loops(&self, cluster_id: &str) -> Vec<SocketAddr> {
+        let mut check = Message::query();
+        check.metadata.recursion_desired = true;
+        let Ok(name) = Name::from_ascii(format!("{cluster_id}.{LOOP_CHECK}.")) else {
+            return vec![];
+        };
+        check.add_query(Query::query(name, RecordType::TXT));
+        let mut loops = vec![];
+        let servers = self.upstreams.borrow().order(Instant::now());
+        for server in servers {
+            check.metadata.id = self.entropy.borrow_mut().next_u16();
+            let Ok(bytes) = check.to_vec() else { continue };
+            let answer = timeout(TRY, over_udp(server, &bytes)).await;
+            let looped = matches!(answer, Ok(Ok(bytes)) if has_text(&bytes, LOOPED));
+            if looped {
+                self.upstreams.borrow_mut().remove(server);
+                loops.push(server);
+            }
+        }
+        loops
+    }
+
     async fn try_all(&self, query: &[u8], transport: Transport) -> Result<Vec<u8>, ForwardError> {
         let order = self.upstreams.borrow().order(Instant::now());
         if order.is_empty() {
@@ -167,6 +198,11 @@ impl Forwarder {
         }
         servfail.ok_or(ForwardError::Unanswered)
     }
+}
+
+fn has_text(answer: &[u8], text: &str) -> bool {
+    Message::from_vec(answer)
+        .is_ok_and(|answer| answer.answers.iter().any(|record| record.data.to_string() == text))
 }
 
 struct Leave<'a>(&'a Cell<usize>);

@@ -31,6 +31,9 @@ pub enum Change {
     Slices(Event<EndpointSlice>),
 }
 
+/// Namespace and name of the Service of the cluster's API.
+const API_SERVICE: (&str, &str) = ("default", "kubernetes");
+
 type Key = (Arc<str>, Arc<str>);
 
 /// A service's spec and the endpoints that its slices hold.
@@ -107,6 +110,11 @@ impl Model {
 
     fn set_service(&mut self, service: objects::Service) {
         let Some(key) = key_of(&service.metadata) else { return };
+        if (&*key.0, &*key.1) == API_SERVICE
+            && let Some(uid) = &service.metadata.uid
+        {
+            self.view.cluster_id = uid.to_ascii_lowercase().into();
+        }
         self.entries.entry(key.clone()).or_default().spec = Some(service.spec);
         self.recompute(&key);
     }

@@ -33,6 +33,8 @@ pub enum Subject {
     Pod(String, IpAddr),
     /// `<reversed address>.in-addr.arpa` or `.ip6.arpa`: not of the zone, but maybe of the cluster
     Reverse(IpAddr),
+    /// `<cluster id>.bowline-loop-check`: does this name come back to the cluster that asks for it?
+    LoopCheck(String),
     /// In the zone, of no form that can exist.
     Nothing,
     /// Not in the zone.
@@ -45,6 +47,9 @@ pub struct ServiceName {
     pub name: String,
 }
 
+/// The last label of names by which a server finds out whether its upstream leads back to it.
+pub const LOOP_CHECK: &str = "bowline-loop-check";
+
 /// Labels of the deepest form: `_port._protocol.service.namespace.svc`.
 const DEEPEST: usize = 5;
 
@@ -52,13 +57,13 @@ const DEEPEST: usize = 5;
 pub fn parse(zone: &Zone, name: &Name) -> Subject {
     let labels: Vec<&[u8]> = name.iter().collect();
     let origin = zone.labels();
-    let Some(depth) = labels.len().checked_sub(origin.len()) else { return reverse(&labels) };
+    let Some(depth) = labels.len().checked_sub(origin.len()) else { return outside(&labels) };
     let in_zone = labels[depth..]
         .iter()
         .zip(origin)
         .all(|(label, own)| label.eq_ignore_ascii_case(own.as_bytes()));
     if !in_zone {
-        return reverse(&labels);
+        return outside(&labels);
     }
     if depth > DEEPEST {
         return Subject::Nothing;
@@ -120,9 +125,13 @@ pub fn dash(address: IpAddr) -> String {
     address.to_string().replace(['.', ':'], "-")
 }
 
-fn reverse(labels: &[&[u8]]) -> Subject {
+/// Names outside the zone that concern the cluster all the same.
+fn outside(labels: &[&[u8]]) -> Subject {
     let Some((top, rest)) = labels.split_last() else { return Subject::Outside };
     let Some((family, digits)) = rest.split_last() else { return Subject::Outside };
+    if digits.is_empty() && top.eq_ignore_ascii_case(LOOP_CHECK.as_bytes()) {
+        return Subject::LoopCheck(String::from_utf8_lossy(family).to_ascii_lowercase());
+    }
     if !top.eq_ignore_ascii_case(b"arpa") {
         return Subject::Outside;
     }
@@ -210,6 +219,8 @@ mod tests {
             ("05.1.244.10.in-addr.arpa.", Subject::Outside),
             ("1.244.10.in-addr.arpa.", Subject::Outside),
             (v6_name.as_str(), Subject::Reverse(v6)),
+            ("Id.bowline-loop-check.", Subject::LoopCheck("id".into())),
+            ("x.id.bowline-loop-check.", Subject::Outside),
             ("example.com.", Subject::Outside),
             ("local.", Subject::Outside),
             (".", Subject::Outside),

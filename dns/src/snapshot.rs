@@ -23,6 +23,7 @@ pub struct Snapshot {
 #[derive(Serialize, Deserialize)]
 struct Body {
     serial: u32,
+    cluster_id: Arc<str>,
     services: Vec<(Arc<str>, Arc<str>, Arc<Service>)>,
 }
 
@@ -49,6 +50,7 @@ impl Snapshot {
         let body: Body = serde_json::from_slice(&body).ok()?;
         let mut view = ZoneView::default();
         view.serial = body.serial;
+        view.cluster_id = body.cluster_id;
         for (namespace, name, service) in body.services {
             view.set(&namespace, &name, Some(Arc::unwrap_or_clone(service)));
         }
@@ -60,7 +62,8 @@ impl Snapshot {
         let services = view.services().map(|(namespace, name, service)| {
             (Arc::clone(namespace), Arc::clone(name), Arc::clone(service))
         });
-        let body = Body { serial: view.serial, services: services.collect() };
+        let cluster_id = Arc::clone(&view.cluster_id);
+        let body = Body { serial: view.serial, cluster_id, services: services.collect() };
         let body = serde_json::to_vec(&body)?;
         let mut head = MAGIC.to_vec();
         head.extend((body.len() as u64).to_be_bytes());
@@ -93,6 +96,7 @@ mod tests {
     fn view(services: u8) -> ZoneView {
         let mut view = ZoneView::default();
         view.serial = 9;
+        view.cluster_id = "uid".into();
         let port = Port { name: "http".into(), protocol: "tcp".into(), number: 80 };
         for n in 0..services {
             let service = match n % 3 {
@@ -117,7 +121,7 @@ mod tests {
     }
 
     fn same(a: &ZoneView, b: &ZoneView) -> bool {
-        a.serial == b.serial
+        (a.serial, &a.cluster_id) == (b.serial, &b.cluster_id)
             && a.len() == b.len()
             && a.services().all(|(ns, name, service)| b.service(ns, name) == Some(&**service))
     }

@@ -49,6 +49,11 @@ impl Upstreams {
         first.chain(last).map(|server| server.address).collect()
     }
 
+    /// Takes a server out.
+    pub fn remove(&mut self, address: SocketAddr) {
+        self.servers.retain(|server| server.address != address);
+    }
+
     pub fn answered(&mut self, address: SocketAddr) {
         if let Some(server) = self.find(address) {
             server.failures = 0;

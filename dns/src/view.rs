@@ -65,6 +65,8 @@ type Services = HashMap<Arc<str>, Arc<Service>>;
 pub struct ZoneView {
     /// Serial of the zone: grows with every view that is published.
     pub serial: u32,
+    /// What tells this cluster from every other: the UID of its API's own Service. Empty while unknown.
+    pub cluster_id: Arc<str>,
     namespaces: HashMap<Arc<str>, Arc<Services>>,
     owners: HashMap<IpAddr, Vec<Owner>>,
 }

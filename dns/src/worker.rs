@@ -25,7 +25,7 @@ use tokio::{
     task::spawn_local,
     time::{sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::{
     config::{Config, SourceKind, without_ipv6},
@@ -55,6 +55,8 @@ const STORE_EVERY: Duration = Duration::from_secs(1);
 const PUBLISH_GAP: Duration = Duration::from_millis(10);
 /// Changes applied before others get their turn.
 const CHANGES_MAX: usize = 1024;
+/// How often to look whether the cluster's id is known.
+const LOOK_FOR_ID: Duration = Duration::from_millis(500);
 /// When told to stop, queries that are upstream get so much time to come back.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
 
@@ -129,6 +131,7 @@ pub async fn run(config: Config) -> Result<(), WorkerError> {
     let server = UdpServer::new(udp, Rc::clone(&resolver), journal);
     server.take_up(left).await;
     info!("serving");
+    spawn_local(check_for_loops(Arc::clone(&view), Rc::clone(&resolver)));
     spawn_local(tcp::serve(tcp, Rc::clone(&resolver), has_ended.clone()));
     let serving = spawn_local(async move { server.serve(has_ended).await });
 
@@ -228,6 +231,19 @@ async fn follow(
         sleep(PUBLISH_GAP).await;
     }
     warn!("the source has ended; the view stays as it is");
+}
+
+/// Once it is known which cluster this is, finds out which upstream servers lead back to it.
+async fn check_for_loops(view: SharedView, resolver: Rc<Resolver>) {
+    let cluster_id = loop {
+        match view.load().as_deref() {
+            Some(view) if !view.cluster_id.is_empty() => break Arc::clone(&view.cluster_id),
+            _ => sleep(LOOK_FOR_ID).await,
+        }
+    };
+    for upstream in resolver.forwarder().remove_loops(&cluster_id).await {
+        error!(%upstream, "this upstream server leads back to this cluster's DNS: left out");
+    }
 }
 
 /// Stores each view for the next worker, not too often.

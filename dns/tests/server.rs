@@ -179,6 +179,33 @@ fn an_upstream_that_is_the_server_itself_is_left_out() {
     assert!(server.log().contains("this server itself"), "{}", server.log());
 }
 
+#[test]
+fn an_upstream_that_leads_back_here_is_found_and_left_out() {
+    let address = own_address();
+    let upstream = Upstream::relay(std::net::SocketAddr::new(address, PORT));
+    let server = Server::launch(address, &[upstream.flag()]);
+    await_that("the loop is found", || server.log().contains("leads back to this cluster"));
+    assert_eq!(upstream.asked(), 1, "by one query");
+    let started = Instant::now();
+    let answer = server.ask("example.com.", RecordType::A);
+    assert_eq!(answer.response_code, ResponseCode::ServFail);
+    assert!(started.elapsed() < Duration::from_secs(1), "nothing goes round");
+    assert_eq!(upstream.asked(), 1);
+}
+
+#[test]
+fn another_clusters_server_is_a_fine_upstream() {
+    let outer = Server::start(&[]);
+    let outer_zone = support::MANIFEST.replace("5f0c", "other").replace("web", "outer");
+    fs::write(outer.manifest(), outer_zone).expect("write");
+    let name = "outer.shop.svc.cluster.local.";
+    await_that("the outer zone", || data(&outer.ask(name, RecordType::A)) == ["10.96.0.20"]);
+    let inner =
+        Server::start(&[format!("--upstream={}", outer.socket()), "--zone=inner.local".to_owned()]);
+    assert_eq!(data(&inner.ask(name, RecordType::A)), ["10.96.0.20"]);
+    assert!(!inner.log().contains("leads back"), "{}", inner.log());
+}
+
 /// Clients that never ask twice; the worker is killed again and again.
 #[test]
 fn a_worker_killed_under_load_loses_no_query() {

@@ -58,13 +58,17 @@ metadata: {name: round, namespace: shop}
 spec: {type: ExternalName, externalName: round.shop.svc.cluster.local}
 ---
 kind: Service
+metadata: {name: kubernetes, namespace: default, uid: UID-1}
+spec: {clusterIP: 10.96.0.1}
+---
+kind: Service
 metadata: {name: kube-dns, namespace: kube-system}
 spec: {clusterIP: 10.96.0.10, ports: [{name: dns, protocol: UDP, port: 53}]}
 ";
 
 fn view() -> ZoneView {
     let (services, slices) = crate::source::parse(OBJECTS);
-    assert_eq!((services.len(), slices.len()), (8, 3), "all objects decode");
+    assert_eq!((services.len(), slices.len()), (9, 3), "all objects decode");
     let mut model = Model::default();
     model.apply(Change::Services(Event::Replace(services)));
     model.apply(Change::Slices(Event::Replace(slices)));
@@ -300,6 +304,13 @@ fn other_names_are_not_ours() {
     for name in ["example.com.", "local.", "kubernetes.", "."] {
         check(name, "A", "forward");
     }
+}
+
+#[test]
+fn the_check_for_loops_is_answered_by_its_own_cluster_only() {
+    let text = format!("NoError; uid-1.bowline-loop-check. 5 TXT {LOOPED}");
+    check("uid-1.bowline-loop-check.", "TXT", &text);
+    check("uid-2.bowline-loop-check.", "TXT", "forward");
 }
 
 #[test]
