@@ -44,9 +44,14 @@ pub struct Machine {
 }
 
 impl Context {
+    /// A folder for each pod, by UID.
+    pub fn pods_dir(&self) -> PathBuf {
+        self.config.root_dir.join("pods")
+    }
+
     /// Everything of one pod on this node's disk.
     pub fn pod_dir(&self, uid: &str) -> PathBuf {
-        self.config.root_dir.join("pods").join(uid)
+        self.pods_dir().join(uid)
     }
 
     pub fn log_dir(&self, pod: &Pod) -> PathBuf {

@@ -23,6 +23,8 @@ use crate::volume::{self, Ready};
 
 /// A container gets this long for the stop signal even when its hook used up the grace period.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// The first list of services is waited for this long.
+const SERVICES_LIMIT: Duration = Duration::from_secs(10);
 /// A postStart hook may take this long.
 const POST_START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -205,17 +207,20 @@ impl Job {
                 objects.secrets.insert(name, data);
             }
         }
-        let links = self.service_links(namespace).await;
+        let links = self.service_links(namespace).await?;
         env::environment(pod, c, &ctx.place(ips), &objects, &links).map_err(|e| text(&e))
     }
 
     /// Variables of the API server's service, and of the namespace's where the pod wants them.
-    async fn service_links(&self, namespace: &str) -> Vec<(String, String)> {
+    async fn service_links(&self, namespace: &str) -> Result<Vec<(String, String)>, String> {
         if self.ctx.config.standalone {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let services = &self.ctx.objects.services;
-        services.synced().await;
+        if tokio::time::timeout(SERVICES_LIMIT, services.synced()).await.is_err() {
+            return Err("services have not yet been read at least once, cannot construct envvars"
+                .to_owned());
+        }
         let mut wanted = Vec::new();
         if view::spec(&self.pod).enable_service_links != Some(false) {
             wanted = services.in_namespace(namespace);
@@ -224,7 +229,7 @@ impl Job {
         if namespace != "default" || wanted.is_empty() {
             wanted.extend(services.get(&master));
         }
-        services::variables(wanted.iter().map(|s| &**s))
+        Ok(services::variables(wanted.iter().map(|s| &**s)))
     }
 
     /// Files that the kubelet writes and the container sees.

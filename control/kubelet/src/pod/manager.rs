@@ -1,7 +1,7 @@
 //! All pods of this node: gives each its worker, takes news to them, and cleans up after pods that
 //! nobody knows any more.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::context::Context;
 use crate::cri::events::Event;
 use crate::runtime::{KnownPod, PodRuntime};
 use crate::source::api::Change;
-use crate::source::files;
+use crate::source::{files, kept};
 
 /// How often leftovers are looked for.
 const CLEAN_PERIOD: Duration = Duration::from_secs(60);
@@ -153,7 +153,9 @@ pub async fn run(ctx: Arc<Context>, pods: Pods, mut inputs: Inputs) {
         waiting_for: [!ctx.config.standalone, ctx.config.static_pod_dir.is_some()],
         ctx,
         pods,
+        unconfirmed: HashSet::new(),
     };
+    manager.restore();
     let mut clean_at = tokio::time::Instant::now();
     loop {
         tokio::select! {
@@ -179,20 +181,44 @@ struct Manager {
     pods: Pods,
     /// Sources that have not told all yet: the API server, files.
     waiting_for: [bool; 2],
+    /// Pods known from an earlier kubelet's copies only.
+    unconfirmed: HashSet<String>,
 }
 
 impl Manager {
+    /// Looks after the pods of the kubelet before, until the API server says otherwise.
+    fn restore(&mut self) {
+        if self.ctx.config.standalone {
+            return;
+        }
+        for pod in kept::read_all(&self.ctx.pods_dir(), &self.ctx.config.node_name) {
+            self.unconfirmed.insert(view::uid(&pod).to_owned());
+            self.spawn(pod, false);
+        }
+    }
+
+    /// Marks a pod as one whose object does not exist.
+    fn gone(&self, uid: &str) {
+        if let Some(handle) = self.pods.handles.lock().get(uid) {
+            handle.desired.send_modify(|d| d.gone = true);
+        }
+    }
+
     fn change(&mut self, source: Source, change: Change) {
         match change {
             Change::Applied(pod) if files::is_mirror(&pod) => {}
-            Change::Applied(pod) => self.apply(pod),
-            Change::Gone(uid) => {
-                if let Some(handle) = self.pods.handles.lock().get(&uid) {
-                    handle.desired.send_modify(|d| d.gone = true);
-                }
+            Change::Applied(pod) => {
+                self.unconfirmed.remove(view::uid(&pod));
+                self.apply(pod);
             }
+            Change::Gone(uid) => self.gone(&uid),
             Change::Synced => match source {
-                Source::Api => self.waiting_for[0] = false,
+                Source::Api => {
+                    self.waiting_for[0] = false;
+                    for uid in std::mem::take(&mut self.unconfirmed) {
+                        self.gone(&uid);
+                    }
+                }
                 Source::Files => self.waiting_for[1] = false,
             },
         }
@@ -285,7 +311,7 @@ fn sweep(ctx: &Context, pods: &Pods) {
             ctx.cgroups.remove(&path);
         }
     }
-    for uid in names(&ctx.config.root_dir.join("pods")) {
+    for uid in names(&ctx.pods_dir()) {
         if !here(&uid)
             && let Err(error) = crate::volume::teardown(&ctx.pod_dir(&uid))
         {

@@ -38,10 +38,13 @@ use crate::context::Context;
 use crate::logs::last_words;
 use crate::probe::Probes;
 use crate::runtime::{Container, PodRuntime, State};
+use crate::source::{files, kept};
 use crate::volume::Ready;
 
-/// An exit that was heard but that the runtime does not tell yet is asked for again so soon.
-const EXIT_RECHECK: Duration = Duration::from_millis(5);
+/// An exit that was heard but that the runtime does not tell yet is asked for again so soon; the
+/// wait doubles.
+const EXIT_RECHECK: Duration = Duration::from_millis(3);
+const EXIT_RECHECK_LONGEST: Duration = Duration::from_secs(1);
 /// A failed look at the runtime is repeated after this.
 const REREAD: Duration = Duration::from_millis(200);
 /// Volumes are brought up to date this often even when nobody told of a change.
@@ -71,7 +74,9 @@ pub struct Worker {
     dirty: bool,
     /// The runtime has been read at all.
     seen: bool,
+    /// Ids whose end was heard of and not yet seen.
     exits: HashSet<String>,
+    exit_wait: Duration,
     refresh_at: Timestamp,
     finished: bool,
 }
@@ -109,6 +114,7 @@ impl Worker {
             dirty: true,
             seen: false,
             exits: HashSet::new(),
+            exit_wait: EXIT_RECHECK,
             refresh_at: Timestamp::now(),
             finished: false,
         }
@@ -173,9 +179,7 @@ impl Worker {
             }
         } else if self.memory.end.is_none() {
             let phase = self.pod.status.as_ref().and_then(|s| s.phase.as_deref());
-            if matches!(phase, Some("Succeeded" | "Failed"))
-                && !crate::source::files::is_static(&self.pod)
-            {
+            if matches!(phase, Some("Succeeded" | "Failed")) && !files::is_static(&self.pod) {
                 let grace = view::grace_period(&self.pod);
                 self.end(Cause::Over, grace);
             }
@@ -244,10 +248,12 @@ impl Worker {
                 || runtime.sandboxes.iter().any(|s| s.id == *id && s.ready)
         });
         if self.exits.is_empty() {
+            self.exit_wait = EXIT_RECHECK;
             return None;
         }
         self.dirty = true;
-        Some(EXIT_RECHECK)
+        self.exit_wait = (self.exit_wait * 2).min(EXIT_RECHECK_LONGEST);
+        Some(self.exit_wait)
     }
 
     /// Ends a pod that has been active for too long; else returns when it will have been.
@@ -315,7 +321,23 @@ impl Worker {
         self.shown.send_replace(shown);
         if status != self.status || self.wanted.borrow().status.is_none() {
             self.status = status.clone();
+            self.keep_copy();
             self.wanted.send_modify(|w| w.status = Some(Arc::new(status)));
+        }
+    }
+
+    /// A later kubelet begins with this, should the API server be away then.
+    fn keep_copy(&self) {
+        if self.gone || files::is_static(&self.pod) || self.ctx.config.standalone {
+            return;
+        }
+        let mut copy = (*self.pod).clone();
+        copy.status = Some(self.status.clone());
+        match kept::keep(&self.ctx.pods_dir(), &copy) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(pod = view::folder(&self.pod), %error, "no copy could be kept");
+            }
+            _ => {}
         }
     }
 
@@ -367,6 +389,7 @@ impl Worker {
                 self.volumes = ready;
                 self.refresh_at = far(REFRESH);
                 self.memory.setup = Progress::Done;
+                self.keep_copy();
             }
             // Volumes that were there stay in use when bringing them up to date fails.
             Done::Setup(Err(_)) if self.memory.setup == Progress::Done => {

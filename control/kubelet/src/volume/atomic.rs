@@ -19,7 +19,7 @@ use std::path::{Component, Path, PathBuf};
 use jiff::Timestamp;
 
 /// The link to the current version.
-const DATA: &str = "..data";
+pub(super) const DATA: &str = "..data";
 /// Its next value, before it is renamed.
 const DATA_NEXT: &str = "..data_tmp";
 

@@ -25,6 +25,9 @@ use crate::context::Context;
 use crate::pod::view;
 use crate::source::objects::Unknown;
 
+/// Volumes whose content the API server could not tell are asked for again after this.
+const AWAY_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A volume can't be made; it is tried again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -123,11 +126,18 @@ async fn one(
         Volume { downward_api: Some(_), .. } => ("downward-api", true),
         _ => return Err(Error::Unsupported),
     };
-    let made = payload::of(ctx, pod, volume).await?;
+    let path = dir(ctx, pod, kind, name);
+    let made = match payload::of(ctx, pod, volume).await {
+        // The API server is away, and what it said last is good enough to go on with.
+        Err(Error::Unknown(_) | Error::Token { .. }) if path.join(atomic::DATA).exists() => {
+            *renew_at = Timestamp::now().checked_add(AWAY_RETRY).ok();
+            return Ok(path);
+        }
+        made => made?,
+    };
     if let Some(at) = made.renew_at {
         *renew_at = Some(renew_at.map_or(at, |old| old.min(at)));
     }
-    let path = dir(ctx, pod, kind, name);
     let group = fs_group(pod);
     let target = path.clone();
     let write = tokio::task::spawn_blocking(move || {
