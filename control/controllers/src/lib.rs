@@ -10,6 +10,7 @@ mod cron_job;
 mod csr;
 mod daemon_set;
 mod deployment;
+mod discovery;
 mod disruption;
 mod endpoint_slice;
 mod gc;

@@ -8,10 +8,11 @@ use std::time::Duration;
 use bowline_api::informer::Key;
 use k8s_openapi::api::core::v1::{Namespace, NamespaceCondition};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, PostParams};
-use kube::discovery::{Discovery, Scope, verbs};
+use kube::discovery::{Scope, verbs};
 use kube::{Api, ResourceExt};
 
 use crate::context::{Context, Error, Reconciled, is_code, seconds};
+use crate::discovery;
 use crate::queue::Queue;
 
 const FINALIZER: &str = "kubernetes";
@@ -34,14 +35,10 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Reconciled {
     if namespace.metadata.deletion_timestamp.is_none() || !has_finalizer(&namespace) {
         return Ok(None);
     }
-    let (kinds, broken) = kinds(&context).await?;
     let mut left = Vec::new();
-    for kind in &kinds {
+    for kind in &kinds(&context).await? {
         let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), &key.name, kind);
         left.extend(empty(&api, kind).await?);
-    }
-    if let Some(broken) = broken {
-        left.push(broken);
     }
     if left.is_empty() {
         finalize(&context, &namespace).await?;
@@ -56,26 +53,16 @@ fn has_finalizer(namespace: &Namespace) -> bool {
     finalizers.is_some_and(|list| list.iter().any(|one| one == FINALIZER))
 }
 
-/// Every namespaced kind whose objects can be listed and deleted. While the discovery of some
-/// group fails, its objects may be there unseen: the second part says so.
-async fn kinds(context: &Context) -> Result<(Vec<ApiResource>, Option<String>), Error> {
-    let discovery = Discovery::new(context.client.clone()).run().await;
-    let discovery = match discovery {
-        Ok(discovery) => discovery,
-        Err(error) => return Ok((Vec::new(), Some(format!("discovery failed: {error}")))),
-    };
-    let mut kinds = Vec::new();
-    for group in discovery.groups() {
-        for (resource, capabilities) in group.recommended_resources() {
-            if capabilities.scope == Scope::Namespaced
-                && capabilities.supports_operation(verbs::DELETE)
-                && capabilities.supports_operation(verbs::LIST)
-            {
-                kinds.push(resource);
-            }
-        }
-    }
-    Ok((kinds, None))
+/// Every namespaced kind whose objects can be listed and deleted. While discovery fails, objects
+/// may be there unseen: the namespace stays.
+async fn kinds(context: &Context) -> Result<Vec<ApiResource>, Error> {
+    let mut kinds = discovery::kinds(&context.client).await?;
+    kinds.retain(|(_, capabilities)| {
+        capabilities.scope == Scope::Namespaced
+            && capabilities.supports_operation(verbs::DELETE)
+            && capabilities.supports_operation(verbs::LIST)
+    });
+    Ok(kinds.into_iter().map(|(resource, _)| resource).collect())
 }
 
 /// Deletes all of one kind; says what is left, if anything.

@@ -178,8 +178,10 @@ impl Requests {
             Action::Report { pod, message, preemption } => {
                 let node = preemption.as_ref().map(|one| one.node.clone());
                 self.report(&pod, &message, node.as_deref()).await;
-                for victim in preemption.into_iter().flat_map(|one| one.victims) {
-                    self.preempt(&pod, &victim).await;
+                if let Some(preemption) = preemption {
+                    for victim in &preemption.victims {
+                        self.preempt(&pod, victim, &preemption.node).await;
+                    }
                 }
                 Done::Reported
             }
@@ -253,7 +255,7 @@ impl Requests {
         }
     }
 
-    async fn preempt(&self, pod: &PodInfo, victim: &PodInfo) {
+    async fn preempt(&self, pod: &PodInfo, victim: &PodInfo, node: &str) {
         let parameters = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: Some(victim.uid.clone()),
@@ -261,7 +263,7 @@ impl Requests {
             }),
             ..Default::default()
         };
-        let text = format!("Preempted by pod {} on node", pod.uid);
+        let text = format!("Preempted by pod {} on node {node}", pod.uid);
         match self.pods(victim).delete(&victim.key.name, &parameters).await {
             Ok(_) => {
                 self.recorder.event(victim.pod.as_ref(), Severity::Normal, "Preempted", text);

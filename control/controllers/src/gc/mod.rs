@@ -16,7 +16,7 @@ use kube::api::{
     ApiResource, DeleteParams, DynamicObject, Patch, PatchParams, Preconditions, PropagationPolicy,
 };
 use kube::core::PartialObjectMeta;
-use kube::discovery::{Discovery, Scope, verbs};
+use kube::discovery::{ApiCapabilities, Scope, verbs};
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, ResourceExt};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::graph::{FOREGROUND, Graph, ORPHAN, Object};
 use crate::context::{Context, Error, Reconciled, is_code};
+use crate::discovery;
 use crate::queue::Queue;
 
 /// How often new kinds are looked for; the first look may come before the apiserver serves.
@@ -58,9 +59,9 @@ pub(crate) async fn follow(
 ) {
     let mut watches = JoinSet::new();
     loop {
-        let pause = match Discovery::new(client.clone()).run().await {
-            Ok(discovery) => {
-                for (place, kind) in collector.learn(&discovery) {
+        let pause = match discovery::kinds(&client).await {
+            Ok(kinds) => {
+                for (place, kind) in collector.learn(kinds) {
                     let watch = Watch {
                         place,
                         collector: Arc::clone(&collector),
@@ -85,28 +86,22 @@ pub(crate) async fn follow(
 
 impl Collector {
     /// The kinds that were not known yet.
-    fn learn(&self, discovery: &Discovery) -> Vec<(usize, Kind)> {
+    fn learn(&self, found: Vec<(ApiResource, ApiCapabilities)>) -> Vec<(usize, Kind)> {
         let mut kinds = self.kinds.write();
         let mut new = Vec::new();
-        for group in discovery.groups() {
-            for (resource, capabilities) in group.recommended_resources() {
-                let can = |verb| capabilities.supports_operation(verb);
-                let known = kinds.iter().any(|kind| {
-                    kind.resource.group == resource.group && kind.resource.plural == resource.plural
-                });
-                let ignored = IGNORED.contains(&resource.kind.as_str());
-                if known
-                    || ignored
-                    || !can(verbs::DELETE)
-                    || !can(verbs::LIST)
-                    || !can(verbs::WATCH)
-                {
-                    continue;
-                }
-                let namespaced = capabilities.scope == Scope::Namespaced;
-                kinds.push(Kind { resource, namespaced });
-                new.extend(kinds.last().cloned().map(|kind| (kinds.len() - 1, kind)));
+        for (resource, capabilities) in found {
+            let can = |verb| capabilities.supports_operation(verb);
+            let known = kinds.iter().any(|kind| {
+                kind.resource.group == resource.group && kind.resource.plural == resource.plural
+            });
+            let ignored = IGNORED.contains(&resource.kind.as_str());
+            let usable = can(verbs::DELETE) && can(verbs::LIST) && can(verbs::WATCH);
+            if known || ignored || !usable {
+                continue;
             }
+            let namespaced = capabilities.scope == Scope::Namespaced;
+            kinds.push(Kind { resource, namespaced });
+            new.extend(kinds.last().cloned().map(|kind| (kinds.len() - 1, kind)));
         }
         new
     }

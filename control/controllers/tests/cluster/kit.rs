@@ -15,6 +15,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
+use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -33,6 +34,8 @@ pub(crate) struct Trial {
     pub(crate) client: Client,
     server: String,
     pki: Pki,
+    config: ApiConfig,
+    serving: Mutex<CancellationToken>,
     shutdown: CancellationToken,
     _dir: tempfile::TempDir,
 }
@@ -49,10 +52,14 @@ impl Trial {
         bowline_api::client::install_crypto();
         let dir = tempfile::tempdir().expect("a folder");
         let pki = Pki::new(dir.path());
-        let server = Server::bind(pki.api_config()).await.expect("the apiserver binds");
+        let mut config = pki.api_config();
+        let server = Server::bind(config.clone()).await.expect("the apiserver binds");
         let address = server.local_addr();
+        config.listen = address;
         let shutdown = CancellationToken::new();
-        tokio::spawn(server.serve(shutdown.clone()));
+        let serving = shutdown.child_token();
+        tokio::spawn(server.serve(serving.clone()));
+        let api_config = config;
         let url = format!("https://{address}");
         let client = pki.client(&url, "kubernetes-admin", "system:masters").await;
         let own = pki.client(&url, "system:kube-controller-manager", "").await;
@@ -67,11 +74,36 @@ impl Trial {
         let own = pki.client(&url, "system:kube-scheduler", "").await;
         let config = bowline_scheduler::Config::new(own);
         tokio::spawn(bowline_scheduler::run(config, shutdown.clone()));
-        let trial = Self { client, server: url, pki, shutdown, _dir: dir };
+        let trial = Self {
+            client,
+            server: url,
+            pki,
+            config: api_config,
+            serving: Mutex::new(serving),
+            shutdown,
+            _dir: dir,
+        };
         trial.until("the apiserver is ready", || trial.is_ready()).await;
         // Without it no pod is let in.
         trial.wait(&trial.api::<ServiceAccount>(), "default", |_| true).await;
         trial
+    }
+
+    /// Ends the apiserver and starts another at the same address with the same state.
+    pub(crate) async fn restart(&self) {
+        self.serving.lock().cancel();
+        let start = Instant::now();
+        let server = loop {
+            match Server::bind(self.config.clone()).await {
+                Ok(server) => break server,
+                Err(error) => assert!(start.elapsed() < DEADLINE, "it never starts: {error}"),
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        let serving = self.shutdown.child_token();
+        *self.serving.lock() = serving.clone();
+        tokio::spawn(server.serve(serving));
+        self.until("the apiserver is ready again", || self.is_ready()).await;
     }
 
     async fn is_ready(&self) -> bool {

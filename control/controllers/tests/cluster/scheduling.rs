@@ -1,10 +1,14 @@
 //! The scheduler, as users see it.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
+
+use futures::StreamExt;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Event, Node, Pod};
 use kube::api::{ListParams, Patch, PatchParams};
+use kube::runtime::{WatchStreamExt, watcher};
 use serde_json::{Value, json};
 
 use crate::kit::{Trial, available, deployment, pods};
@@ -80,4 +84,29 @@ async fn an_important_pod_takes_the_place_of_a_lesser_one() {
     trial.create(&api, pod("high", asks(Some("high")))).await;
     trial.wait(&api, "high", is_bound).await;
     trial.gone(&api, "low").await;
+}
+
+/// Not a bound: machines under load differ. `--nocapture` shows the numbers.
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_are_bound_one_by_one_without_waiting() {
+    let trial = Trial::start(|_| {}).await;
+    trial.nodes(&["n1", "n2"]).await;
+    let api = trial.api::<Pod>();
+    let mut took = Vec::new();
+    for number in 0..30 {
+        let name = format!("p{number}");
+        let only = watcher::Config::default().fields(&format!("metadata.name={name}"));
+        let mut events = std::pin::pin!(watcher(api.clone(), only).applied_objects());
+        let create = trial.create(&api, pod(&name, json!({})));
+        let start = Instant::now();
+        create.await;
+        while let Some(event) = events.next().await {
+            if event.as_ref().is_ok_and(is_bound) {
+                break;
+            }
+        }
+        took.push(start.elapsed());
+    }
+    took.sort();
+    println!("create to bound, seen by a watch: median {:?}, worst {:?}", took[15], took[29]);
 }

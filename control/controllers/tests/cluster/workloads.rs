@@ -159,3 +159,21 @@ async fn deletion_takes_orphans_or_waits_for_dependents_as_asked() {
     assert!(left[0].owner_references().is_empty(), "and nobody owns it");
     assert_eq!(pods(&trial, "web").await.len(), 2);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_goes_on_where_it_was_after_the_apiserver_restarts() {
+    let trial = Trial::start(|_| {}).await;
+    trial.nodes(&["n1", "n2"]).await;
+    let api = trial.api::<Deployment>();
+    trial.create(&api, deployment(3, "web:1")).await;
+    trial.wait(&api, "web", |one| available(one, 3)).await;
+    let before: BTreeSet<_> =
+        pods(&trial, "web").await.iter().filter_map(ResourceExt::uid).collect();
+    trial.restart().await;
+    let more = Patch::Merge(json!({"spec": {"replicas": 5}}));
+    api.patch("web", &PatchParams::default(), &more).await.expect("a scale");
+    trial.wait(&api, "web", |one| available(one, 5)).await;
+    let after: BTreeSet<_> =
+        pods(&trial, "web").await.iter().filter_map(ResourceExt::uid).collect();
+    assert!(after.is_superset(&before), "no pod was replaced for the restart's sake");
+}
