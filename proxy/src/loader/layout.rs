@@ -7,7 +7,7 @@ use std::path::Path;
 
 use bowline_abi::*;
 
-use super::sys::{self, MapInfo};
+use super::sys::{self, MapInfo, mapping};
 use crate::maps::OpenError;
 
 /// A kernel map type.
@@ -151,6 +151,9 @@ pub fn for_each_raw(
     mut each: impl FnMut(&[u8]),
 ) -> io::Result<()> {
     let (key_size, value_size) = (definition.key_size as usize, definition.value_size as usize);
+    if definition.flags & MMAPABLE != 0 {
+        return mapping::scan(fd, value_size, definition.max_entries, |_, value| each(value));
+    }
     sys::for_each_bytes(fd, key_size, value_size, |_, value| {
         each(value);
         true

@@ -2,11 +2,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use bowline_abi::{Address, Backend, Descriptor, NO_DESCRIPTOR};
+use bowline_abi::{Address, Descriptor, NO_DESCRIPTOR};
 
 use super::{BpfMaps, kernel};
 use crate::loader::layout::{self, Definition};
-use crate::loader::sys;
 use crate::maps::{BackendIndex, DescriptorIndex, Dump, MapError, ServiceId, SlotIndex, Usage};
 
 /// The slots of the services' live ranges, in order, each once.
@@ -37,22 +36,20 @@ impl BpfMaps {
         let services = self.read_services()?;
         let mut all_slots = Vec::new();
         if services.iter().any(|(_, _, d)| d.all_count + d.local_count > 0) {
-            sys::for_each(self.slots.fd().as_fd(), |_: &u32, backend: &u32| {
-                all_slots.push(*backend);
-                true
-            })
-            .map_err(kernel(&layout::SLOTS, "list"))?;
+            self.slots
+                .for_each(|_, backend| all_slots.push(*backend))
+                .map_err(kernel(&layout::SLOTS, "map for reading"))?;
         }
         let slots =
             live_slots(&services, |slot| all_slots.get(slot as usize).copied().unwrap_or_default());
         let mut backends = Vec::new();
-        sys::for_each(self.backends.fd().as_fd(), |index: &u32, backend: &Backend| {
-            if backend.service != 0 {
-                backends.push((BackendIndex(*index), *backend));
-            }
-            true
-        })
-        .map_err(kernel(&layout::BACKENDS, "list"))?;
+        self.backends
+            .for_each(|index, backend| {
+                if backend.service != 0 {
+                    backends.push((BackendIndex(index), *backend));
+                }
+            })
+            .map_err(kernel(&layout::BACKENDS, "map for reading"))?;
         let mut source_ranges: Vec<_> =
             self.source_ranges.all()?.into_iter().map(|(key, _)| key).collect();
         source_ranges.sort_by_key(|key| (key.service, key.address, key.prefix_length));
@@ -72,13 +69,13 @@ impl BpfMaps {
 
     fn read_services(&self) -> Result<Vec<(ServiceId, DescriptorIndex, Descriptor)>, MapError> {
         let mut live = Vec::new();
-        sys::for_each(self.services.fd().as_fd(), |id: &u32, descriptor: &u32| {
-            if *descriptor != NO_DESCRIPTOR {
-                live.push((ServiceId(*id), DescriptorIndex(*descriptor)));
-            }
-            true
-        })
-        .map_err(kernel(&layout::SERVICES, "list"))?;
+        self.services
+            .for_each(|id, descriptor| {
+                if *descriptor != NO_DESCRIPTOR {
+                    live.push((ServiceId(id), DescriptorIndex(*descriptor)));
+                }
+            })
+            .map_err(kernel(&layout::SERVICES, "map for reading"))?;
         live.into_iter()
             .map(|(id, index)| {
                 let descriptor = self

@@ -48,10 +48,11 @@ impl<K: Plain, V: Plain + PartialEq> Rows<K, V> {
     /// are one word or are re-checked by who reads them.
     pub(super) fn replace(&mut self, key: &K, value: &V) -> Result<(), MapError> {
         self.settle()?;
-        if self.get(key)?.as_ref() == Some(value) {
-            return Ok(());
+        match self.get(key)? {
+            Some(old) if old == *value => return Ok(()),
+            // The kernel frees the old row; a new one frees nothing, so the next insert need not wait.
+            old => self.deleted |= old.is_some(),
         }
-        self.deleted = true;
         sys::update(self.fd.as_fd(), key, value, sys::ANY)
             .map_err(|error| self.failed("insert", error))
     }
