@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, Turns};
 use crate::authn::{Authenticator, KeyError, Tokens, User, certificate_identity};
 use crate::authz::Authorizer;
 use crate::bootstrap;
@@ -155,6 +155,7 @@ async fn assemble(config: Config, store: Arc<dyn Store>) -> Result<App, Error> {
         kubelets,
         metrics: Metrics::new(),
         in_flight: Arc::new(Semaphore::new(config.limits.max_requests_in_flight)),
+        turns: Turns::new(),
         ready: AtomicBool::new(false),
         shutdown: CancellationToken::new(),
         config,

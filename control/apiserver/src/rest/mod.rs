@@ -91,6 +91,14 @@ pub(crate) async fn serve(call: Call, body: Bytes) -> ApiResult<Reply> {
     if call.target.subresource.is_empty() && !call.kind.verbs.contains(&call.verb) {
         return Err(ApiError::method_not_allowed());
     }
+    let one = matches!(call.verb, "update" | "patch");
+    if (one && call.target.name.is_empty())
+        || (call.verb == "create"
+            && call.target.subresource.is_empty()
+            && !call.target.name.is_empty())
+    {
+        return Err(ApiError::method_not_allowed());
+    }
     if let Some(reply) = subresource::serve(&call, &body).await? {
         return Ok(reply);
     }

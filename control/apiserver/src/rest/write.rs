@@ -48,7 +48,12 @@ pub(crate) async fn change(
     let app = &call.app;
     let key: Arc<str> = call.kind.key(&call.target.namespace, name).into();
     let dry = call.dry_run()?;
-    for _ in 0..ATTEMPTS {
+    let mut _turn = None;
+    for attempt in 0..ATTEMPTS {
+        if attempt == 1 {
+            // All who lost would try again at once, and all but one lose again.
+            _turn = Some(app.turns.take(&key).await);
+        }
         let entry = app.cache.get(&key);
         let old = entry.as_ref().map(|entry| entry.value());
         let step = decide(old.as_ref())?;

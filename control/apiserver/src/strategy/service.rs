@@ -29,6 +29,14 @@ impl Strategy for Service {
             keep_node_ports(old, new);
         } else if matches!(was.as_str(), "NodePort" | "LoadBalancer") {
             drop_former_node_ports(old, new);
+            drop_unchanged(old, new, "externalTrafficPolicy");
+        }
+        if was == "LoadBalancer" && is != "LoadBalancer" {
+            for name in
+                ["allocateLoadBalancerNodePorts", "loadBalancerClass", "healthCheckNodePort"]
+            {
+                drop_unchanged(old, new, name);
+            }
         }
     }
 }
@@ -80,6 +88,15 @@ fn keep_node_ports(old: &Value, new: &mut Value) {
         if unset && let Some((_, _, node_port)) = same {
             port["nodePort"] = node_port.clone();
         }
+    }
+}
+
+/// What only the former type has goes, unless the client has just set it: then validation says so.
+fn drop_unchanged(old: &Value, new: &mut Value, name: &str) {
+    let before = old.pointer(&format!("/spec/{name}"));
+    let spec = child(new, "spec");
+    if spec.get(name) == before {
+        spec.remove(name);
     }
 }
 

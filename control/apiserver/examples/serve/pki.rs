@@ -1,62 +1,22 @@
-//! An apiserver for trials: makes a CA and certificates in a folder, writes an admin kubeconfig, serves.
-//!
-//! `cargo run -p bowline-apiserver --example serve -- --listen 127.0.0.1:6443 --dir /tmp/trial`
+//! A CA and what it signed, in one folder: for trials and tests.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use bowline_apiserver::{Config, Limits, ServiceAccounts, Tls};
-use clap::Parser;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
 };
-use tokio_util::sync::CancellationToken;
-
-#[derive(Parser)]
-struct Arguments {
-    /// Where to serve.
-    #[arg(long, default_value = "127.0.0.1:6443")]
-    listen: SocketAddr,
-    /// The address in `default/kubernetes` and in the kubeconfig; that of `--listen` by default.
-    #[arg(long)]
-    advertise: Option<IpAddr>,
-    /// Holds certificates, kubeconfig and state; what is there is kept.
-    #[arg(long)]
-    dir: PathBuf,
-}
-
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .init();
-    let arguments = Arguments::parse();
-    let advertise = arguments.advertise.unwrap_or(arguments.listen.ip());
-    std::fs::create_dir_all(&arguments.dir)?;
-    let pki = Pki::open(&arguments.dir, advertise)?;
-    pki.kubeconfig(&format!("https://{}", SocketAddr::new(advertise, arguments.listen.port())))?;
-    let shutdown = CancellationToken::new();
-    let stop = shutdown.clone();
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.cancel();
-        }
-    });
-    println!("kubeconfig: {}", arguments.dir.join("kubeconfig").display());
-    let config = pki.config(arguments.listen, advertise)?;
-    bowline_apiserver::run(config, shutdown).await?;
-    Ok(())
-}
 
 /// A CA and what it signed, in one folder.
-struct Pki {
+pub(crate) struct Pki {
     dir: PathBuf,
 }
 
 impl Pki {
-    fn open(dir: &Path, address: IpAddr) -> anyhow::Result<Self> {
+    pub(crate) fn open(dir: &Path, address: IpAddr) -> anyhow::Result<Self> {
         let pki = Self { dir: dir.to_owned() };
         if dir.join("ca.crt").exists() {
             return Ok(pki);
@@ -121,11 +81,11 @@ impl Pki {
         std::fs::write(self.dir.join(name), text).with_context(|| format!("cannot write {name}"))
     }
 
-    fn read(&self, name: &str) -> anyhow::Result<String> {
+    pub(crate) fn read(&self, name: &str) -> anyhow::Result<String> {
         std::fs::read_to_string(self.dir.join(name)).with_context(|| format!("cannot read {name}"))
     }
 
-    fn kubeconfig(&self, server: &str) -> anyhow::Result<()> {
+    pub(crate) fn kubeconfig(&self, server: &str) -> anyhow::Result<()> {
         let users = [
             ("kubeconfig", "admin"),
             ("n1.kubeconfig", "n1"),
@@ -152,7 +112,11 @@ impl Pki {
         Ok(())
     }
 
-    fn config(&self, listen: SocketAddr, advertise_address: IpAddr) -> anyhow::Result<Config> {
+    pub(crate) fn config(
+        &self,
+        listen: SocketAddr,
+        advertise_address: IpAddr,
+    ) -> anyhow::Result<Config> {
         Ok(Config {
             listen,
             advertise_address,
