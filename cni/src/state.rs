@@ -221,15 +221,16 @@ impl Locked<'_> {
 
     /// Reserves one address per family of `ranges`, or none: `None` says that one family is
     /// exhausted even after reclaiming what vanished pods held. What an earlier, unfinished ADD of
-    /// `id` held is given back first.
+    /// `id` held is given back first. `unlink`: see [`Locked::reclaim_vanished`].
     pub fn reserve(
         &self,
         ranges: &[IpNetwork],
         id: &AttachmentId,
         netns: &Path,
+        unlink: &mut dyn FnMut(&AttachmentId),
     ) -> Result<Option<Vec<IpAddr>>, StateError> {
         self.release(id)?;
-        if !self.has_room(ranges)? {
+        if !self.has_room(ranges, unlink)? {
             return Ok(None);
         }
         let choices = self.choose(ranges).unwrap_or_default();
@@ -244,11 +245,15 @@ impl Locked<'_> {
     }
 
     /// Whether one more attachment would find its addresses.
-    pub fn has_room(&self, ranges: &[IpNetwork]) -> Result<bool, StateError> {
+    pub fn has_room(
+        &self,
+        ranges: &[IpNetwork],
+        unlink: &mut dyn FnMut(&AttachmentId),
+    ) -> Result<bool, StateError> {
         if self.choose(ranges).is_some() {
             return Ok(true);
         }
-        self.reclaim_vanished()?;
+        self.reclaim_vanished(unlink)?;
         Ok(self.choose(ranges).is_some())
     }
 
@@ -283,17 +288,29 @@ impl Locked<'_> {
     }
 
     /// Takes back the addresses whose network namespace no longer exists, and their attachments.
-    pub fn reclaim_vanished(&self) -> Result<(), StateError> {
+    ///
+    /// `unlink` removes the node's end of such a pod's link before its address is free: the kernel
+    /// takes its time with a namespace that is gone, and meanwhile the pod's route is still there.
+    pub fn reclaim_vanished(
+        &self,
+        unlink: &mut dyn FnMut(&AttachmentId),
+    ) -> Result<(), StateError> {
         for attachment in self.dir.all_attachments() {
             if !is_netns(&attachment.netns) {
                 self.withdraw(&attachment.id())?;
             }
         }
-        self.release_if(|reservation| !is_netns(&reservation.netns))
+        self.release_if(|reservation| {
+            let vanished = !is_netns(&reservation.netns);
+            if vanished {
+                unlink(&reservation.id);
+            }
+            vanished
+        })
     }
 
     /// What is no reservation of ours is nobody's.
-    fn release_if(&self, gone: impl Fn(&Reservation) -> bool) -> Result<(), StateError> {
+    fn release_if(&self, mut gone: impl FnMut(&Reservation) -> bool) -> Result<(), StateError> {
         for name in names(&self.dir.addresses()) {
             let path = self.dir.addresses().join(&name);
             if Reservation::read(&path).is_none_or(|reservation| gone(&reservation)) {

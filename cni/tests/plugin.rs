@@ -45,6 +45,24 @@ fn pods_reach_each_other_and_the_node_both_ways_over_both_families() {
 }
 
 #[test]
+fn a_pod_can_send_the_moment_it_is_added() {
+    if !is_root("a_pod_can_send_the_moment_it_is_added") {
+        return;
+    }
+    let node = Node::new();
+    let peer = node.pod("peer");
+    let address = node.add("peer", &peer).addresses()[0];
+    for n in 0..3 {
+        let pod = node.pod(&format!("p{n}"));
+        node.add(&format!("p{n}"), &pod);
+        let started = Instant::now();
+        assert!(pod.reaches(&peer, address));
+        // A lost first packet is sent again after a second.
+        assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    }
+}
+
+#[test]
 fn the_node_reaches_a_pod_when_it_has_no_address_but_loopback() {
     if !is_root("the_node_reaches_a_pod_when_it_has_no_address") {
         return;

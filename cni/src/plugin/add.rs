@@ -48,7 +48,8 @@ pub(super) fn add(
             notice(&format!("giving back the addresses after a failure: {failure}"));
         }
     });
-    let reserved = state.lock()?.reserve(&config.ranges, id, netns_path)?;
+    let mut unlink = |id: &AttachmentId| super::unlink(&mut outside, id, notice);
+    let reserved = state.lock()?.reserve(&config.ranges, id, netns_path, &mut unlink)?;
     let addresses = reserved.ok_or_else(|| exhausted(config))?;
 
     node::enable_forwarding(config, notice)?;

@@ -53,7 +53,7 @@ pub fn run(
             del::remove(&state, &mut Netlink::open()?, id).map(|()| None)
         }
         (Command::Gc, ..) => gc::collect(&config, &state, notice).map(|()| None),
-        (Command::Status, ..) => status::status(&config, &state).map(|()| None),
+        (Command::Status, ..) => status::status(&config, &state, notice).map(|()| None),
         _ => Err(Failure::new(Code::InvalidEnvironment, "the request lacks its attachment")),
     }
 }
@@ -64,6 +64,14 @@ fn version(stdin: &[u8]) -> String {
         "supportedVersions": VERSIONS.map(|version| version.to_string()),
     })
     .to_string()
+}
+
+/// Removes the link of a pod that vanished; its namespace's end would take it along sooner or later.
+fn unlink(node: &mut Netlink, id: &AttachmentId, notice: &dyn Fn(&str)) {
+    notice(&format!("{} vanished without DEL: its address is taken back", describe(id)));
+    if let Err(error) = node.delete_link(&id.host_ifname()) {
+        notice(&format!("{error}"));
+    }
 }
 
 fn exhausted(config: &Config) -> Failure {
