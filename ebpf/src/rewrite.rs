@@ -20,6 +20,9 @@ const IPV6_HOP_LIMIT: usize = 7;
 const IPV6_SOURCE: usize = 8;
 const IPV6_DESTINATION: usize = 24;
 
+/// Of `bpf_l4_csum_replace`; newer than aya's bindings.
+const BPF_F_IPV6: u64 = 1 << 7;
+
 /// The packet could not be written to; it may be half changed and must be dropped.
 pub struct Failed;
 
@@ -68,9 +71,7 @@ fn translate_l4(
     } else {
         (packet.l4 as usize + UDP_CHECKSUM, u64::from(BPF_F_MARK_MANGLED_0))
     };
-    context
-        .l4_csum_replace(check, 0, addresses.into(), u64::from(BPF_F_PSEUDO_HDR) | mangled)
-        .map_err(|_| Failed)?;
+    replace_pseudo(context, packet, check, addresses, mangled)?;
     let old = u32::from(key.source_port) | u32::from(key.destination_port) << 16;
     let new = u32::from(flow.source_port) | u32::from(flow.destination_port) << 16;
     if old == new {
@@ -78,6 +79,26 @@ fn translate_l4(
     }
     context.l4_csum_replace(check, old.into(), new.into(), 4 | mangled).map_err(|_| Failed)?;
     store(context, packet.l4 as usize, &new)
+}
+
+/// Changes a checksum by the difference of the addresses in its pseudo header.
+#[inline(always)]
+fn replace_pseudo(
+    context: &TcContext,
+    packet: &Packet,
+    check: usize,
+    addresses: u32,
+    mangled: u64,
+) -> Result<(), Failed> {
+    let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled;
+    let replace = |flags| context.l4_csum_replace(check, 0, addresses.into(), flags);
+    // A sum that the network card took over the whole packet does not change when IPv6 addresses
+    // and the checksum that covers them do. Kernels since 6.16 must be told so; older ones
+    // do not know the flag.
+    if !packet.key.source.is_v4() && replace(flags | BPF_F_IPV6).is_ok() {
+        return Ok(());
+    }
+    replace(flags).map_err(|_| Failed)
 }
 
 /// Counts the hop that the packet has made through this node when it does not pass its stack.

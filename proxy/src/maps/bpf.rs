@@ -208,7 +208,13 @@ impl Maps for BpfMaps {
     }
 
     fn grace(&mut self) -> Result<(), MapError> {
-        sys::membarrier().map_err(kernel(&layout::SERVICES, "wait for a grace period"))
+        sys::membarrier().map_err(kernel(&layout::SERVICES, "wait for a grace period"))?;
+        self.frontends.settled();
+        self.vips.settled();
+        self.node_addresses.settled();
+        self.source_ranges.settled();
+        self.local_pods.settled();
+        Ok(())
     }
 
     fn dump(&self) -> Result<Dump, MapError> {

@@ -81,6 +81,11 @@ impl<K: Plain, V: Plain + PartialEq> Rows<K, V> {
         Ok(rows)
     }
 
+    /// A grace period has passed that began after the last deletion.
+    pub(super) fn settled(&mut self) {
+        self.deleted = false;
+    }
+
     /// Waits until no program reads a deleted row any more.
     fn settle(&mut self) -> Result<(), MapError> {
         if std::mem::take(&mut self.deleted) {
