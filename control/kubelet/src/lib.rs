@@ -15,6 +15,7 @@ pub mod context;
 pub mod cri;
 pub mod evict;
 pub mod image;
+pub mod image_gc;
 pub mod logs;
 pub mod make;
 pub mod node;

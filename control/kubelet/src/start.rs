@@ -12,7 +12,6 @@ use crate::cgroup::Cgroups;
 use crate::config::Config;
 use crate::context::{Context, Machine};
 use crate::cri::client::BadSocket;
-use crate::evict;
 use crate::logs::rotate;
 use crate::node::{self, lease};
 use crate::pod::manager::{self, Inputs, Pods, Source};
@@ -23,6 +22,7 @@ use crate::server;
 use crate::source::objects::{Changed, Objects};
 use crate::source::{api, files};
 use crate::volume::token::Tokens;
+use crate::{evict, image_gc};
 
 /// Changes of pods that wait for the manager.
 const CHANGES: usize = 256;
@@ -97,6 +97,7 @@ pub async fn run_with(
     let server = server::bind(&ctx, pods.clone()).await?;
     tokio::spawn(server.serve());
     tokio::spawn(rotate::run(Arc::clone(&ctx), pods.clone()));
+    tokio::spawn(image_gc::run(Arc::clone(&ctx), pods.clone()));
     tokio::spawn(evict::run(Arc::clone(&ctx), pods.clone()));
     if ctx.config.static_pod_dir.is_some() && !ctx.config.standalone {
         tokio::spawn(mirror::run(Arc::clone(&ctx), pods.clone()));

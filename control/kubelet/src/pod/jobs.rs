@@ -15,7 +15,7 @@ use super::actions::Why;
 use super::hook;
 use super::view::{self, Role};
 use crate::context::Context;
-use crate::cri::v1::{Mount, PodSandboxConfig};
+use crate::cri::v1::{Mount, NamespaceMode, PodSandboxConfig};
 use crate::image;
 use crate::make::{container, dns, env, hosts, sandbox, services};
 use crate::probe::act::Target;
@@ -184,6 +184,12 @@ impl Job {
             for mount in config.mounts.iter_mut().filter(|m| m.host_path == written) {
                 mount.host_path = real.display().to_string();
             }
+        }
+        let context = config.linux.as_mut().and_then(|l| l.security_context.as_mut());
+        if let (Some(target), Some(context)) = (&start.target, context) {
+            let namespaces = context.namespace_options.get_or_insert_default();
+            namespaces.set_pid(NamespaceMode::Target);
+            namespaces.target_id.clone_from(target);
         }
         Ok((config, self.sandbox_config(start.sandbox_attempt)))
     }
@@ -366,6 +372,8 @@ pub struct Start {
     pub sandbox_attempt: u32,
     pub ips: Vec<IpAddr>,
     pub volumes: BTreeMap<String, String>,
+    /// The container whose processes it is to see.
+    pub target: Option<String>,
 }
 
 fn canceled() -> StartError {

@@ -118,7 +118,7 @@ impl Facts<'_> {
         match (role, run.state) {
             (_, State::Running) => {
                 status.started = Some(!starting && health.is_some_and(|h| h.started));
-                status.ready = role != Role::Init
+                status.ready = !matches!(role, Role::Init | Role::Ephemeral)
                     && !starting
                     && health.is_some_and(|h| h.started && h.ready && h.given_up.is_none());
             }

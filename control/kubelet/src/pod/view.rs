@@ -80,6 +80,12 @@ pub fn ephemeral_containers(pod: &Pod) -> Vec<Container> {
     spec(pod).ephemeral_containers.iter().flatten().map(as_container).collect()
 }
 
+/// The container that ephemeral container `name` is to look at.
+pub fn debug_target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let mut all = spec(pod).ephemeral_containers.iter().flatten();
+    all.find(|e| e.name == name)?.target_container_name.as_deref()
+}
+
 /// Any container of the pod by its name.
 pub fn container(pod: &Pod, name: &str) -> Option<(Role, Container)> {
     init_containers(pod)

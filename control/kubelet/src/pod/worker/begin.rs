@@ -6,6 +6,7 @@ use super::{REREAD, Worker};
 use crate::pod::actions::{Action, Why};
 use crate::pod::backoff::Backoff;
 use crate::pod::jobs::{Done, Start};
+use crate::pod::view;
 use crate::runtime::State;
 
 impl Worker {
@@ -73,6 +74,9 @@ impl Worker {
             sandbox_attempt: sandbox.map_or(0, |s| s.attempt),
             ips: sandbox.map_or_else(Vec::new, |s| s.ips.clone()),
             volumes: self.volumes.paths.clone(),
+            target: view::debug_target(&self.pod, &name)
+                .and_then(|target| self.runtime.latest(target))
+                .map(|c| c.id.clone()),
         };
         if let Some(last) = self.runtime.latest(&name).cloned()
             && let (State::Exited, Some(finished)) = (last.state, last.finished_at)
