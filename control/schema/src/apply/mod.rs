@@ -29,8 +29,9 @@ pub struct Conflict {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ApplyError {
-    /// 409 with one `FieldManagerConflict` cause a conflict.
-    #[error("{}", conflict_text(.0))]
+    /// 409 with one `FieldManagerConflict` cause a conflict. The text only counts them: the caller says
+    /// each.
+    #[error("Apply failed with {} conflict{}", .0.len(), if .0.len() == 1 { "" } else { "s" })]
     Conflicts(Vec<Conflict>),
     /// 400: `metadata.managedFields must be nil`.
     #[error("metadata.managedFields must be nil")]
@@ -38,23 +39,6 @@ pub enum ApplyError {
     /// 400 or 422: the configuration can't be read as this kind.
     #[error("failed to create typed patch object ({what}): {why}")]
     Typed { what: String, why: String },
-}
-
-/// `Apply failed with 1 conflict: conflict with "x" using v1: .data.a`, or a list of them by manager.
-fn conflict_text(conflicts: &[Conflict]) -> String {
-    if let [only] = conflicts {
-        return format!("Apply failed with 1 conflict: {}: {}", only.message, only.field);
-    }
-    let mut text = format!("Apply failed with {} conflicts:", conflicts.len());
-    let mut previous = "";
-    for conflict in conflicts {
-        if conflict.message != previous {
-            let _ = write!(text, " {}:", conflict.message.replacen("conflict", "conflicts", 1));
-            previous = &conflict.message;
-        }
-        let _ = write!(text, "\n- {}", conflict.field);
-    }
-    text
 }
 
 /// Applies `config` to `live` (`None`: create) and returns the merged object with its managedFields.

@@ -6,7 +6,7 @@ use super::fill::{Object, each, number, object_at, object_made, text, value};
 
 /// `PodTemplateSpec` in field `template` of `object`.
 pub(super) fn template(object: &mut Object) {
-    if let Some(spec) = object_at(object, "template").and_then(|t| object_at(t, "spec")) {
+    if let Some(spec) = object_at(object, "template").and_then(|t| object_made(t, "spec")) {
         self::spec(spec);
     }
 }

@@ -78,6 +78,10 @@ impl Maker {
         if let Some(kinds) = self.kinds.get(name) {
             schema["x-kubernetes-group-version-kind"] =
                 kinds.iter().map(group_version_kind).collect();
+            // k8s-openapi wants it, as every object has it once it is stored; clients needn't.
+            if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+                required.retain(|name| name != "metadata");
+            }
         }
         schema
     }

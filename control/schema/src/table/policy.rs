@@ -165,9 +165,9 @@ fn binding(row: &Row<'_>) -> Vec<Value> {
 fn signing_request(row: &Row<'_>) -> Vec<Value> {
     let mut states = Vec::new();
     for condition in row.list("/status/conditions") {
-        match text_of(condition, "type") {
-            kind @ ("Approved" | "Denied" | "Failed") => states.push(kind),
-            _ => {}
+        let kind = text_of(condition, "type");
+        if matches!(kind, "Approved" | "Denied" | "Failed") {
+            states.push(kind);
         }
     }
     if states.is_empty() {

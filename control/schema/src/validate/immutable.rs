@@ -23,10 +23,10 @@ pub(super) fn check(gvk: &Gvk, new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut 
         ("discovery.k8s.io", "EndpointSlice") => {
             errors.immutable(&new.field("addressType"), &old.field("addressType"));
         }
-        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => {
-            if new.field("roleRef").value != old.field("roleRef").value {
-                errors.invalid(&new.field("roleRef"), "cannot change roleRef");
-            }
+        ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding")
+            if new.field("roleRef").value != old.field("roleRef").value =>
+        {
+            errors.invalid(&new.field("roleRef"), "cannot change roleRef");
         }
         ("scheduling.k8s.io", "PriorityClass") => {
             if new.field("value").value != old.field("value").value {

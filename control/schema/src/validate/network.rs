@@ -290,7 +290,7 @@ fn policy_port(port: &Cursor<'_>, errors: &mut Errors) {
         match number.value {
             Value::Null => errors.required(&end, "must be specified along with `port`"),
             Value::String(_) => {
-                errors.invalid(&end, "may not be specified when `port` is non-numeric")
+                errors.invalid(&end, "may not be specified when `port` is non-numeric");
             }
             _ if number.number().is_some_and(|first| last < first) => {
                 errors.invalid(&end, "must be greater than or equal to `port`");
