@@ -28,6 +28,17 @@ build() {
     CARGO_ENCODED_RUSTFLAGS="$(echo "$flags" | tr ' ' '\037')" "$@" build --quiet --release \
         -Z build-std=core --target bpfel-unknown-none --target-dir "$out/target"
     cp "$out/target/bpfel-unknown-none/release/bowline-ebpf" "$out/bowline-ebpf"
+    strip_debug "$out/bowline-ebpf"
+}
+
+# The kernel wants the type information (BTF), and nobody the DWARF that it was made from: most of
+# the object. It is embedded in every agent, so it goes where there is a tool for it.
+strip_debug() {
+    for tool in llvm-strip /usr/lib/llvm-*/bin/llvm-strip; do
+        if command -v "$tool" >/dev/null && "$tool" --strip-debug "$1" 2>/dev/null; then
+            return
+        fi
+    done
 }
 
 nightly=$(rustup run nightly rustc --print sysroot 2>/dev/null || true)
