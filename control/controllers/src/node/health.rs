@@ -35,10 +35,18 @@ const CONDITION_TAINTS: [(&str, &str, &str); 4] = [
     ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
 ];
 
-/// When each node last gave a sign of life. Bounded by the number of nodes.
+/// A node that is back speaks for its pods again; what it has not said after this long, it takes
+/// for known: we take back what we said in its place.
+const SPEAKS_WITHIN: Duration = Duration::from_secs(5);
+/// Reason of what we say of pods in their node's place.
+const IN_ITS_PLACE: &str = "NodeNotReady";
+
+/// When each node last gave a sign of life, and since when it is back. Bounded by the number of
+/// nodes.
 #[derive(Default)]
 pub(crate) struct Heartbeats {
     seen: Mutex<HashMap<String, Instant>>,
+    back: Mutex<HashMap<String, Instant>>,
 }
 
 impl Heartbeats {
@@ -48,6 +56,15 @@ impl Heartbeats {
 
     fn forget(&self, node: &str) {
         self.seen.lock().remove(node);
+        self.back.lock().remove(node);
+    }
+
+    fn lost(&self, node: &str) {
+        self.back.lock().remove(node);
+    }
+
+    fn back_for(&self, node: &str) -> Duration {
+        self.back.lock().entry(node.to_owned()).or_insert_with(Instant::now).elapsed()
     }
 
     /// How long the node has been silent; one never heard of starts now.
@@ -101,11 +118,6 @@ fn is_unknown(node: &Node) -> bool {
     condition(node, "Ready").is_some_and(|ready| ready.status == "Unknown")
 }
 
-/// Whether the node's kubelet says that it can run pods.
-pub(crate) fn is_ready(node: &Node) -> bool {
-    condition(node, "Ready").is_some_and(|ready| ready.status == "True")
-}
-
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Reconciled {
     let Some(mut node) = context.caches.nodes.get(&key) else { return Ok(None) };
     let grace = context.config.node_monitor_grace;
@@ -115,10 +127,14 @@ pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Reconciled {
         node = mark_unknown(&context, node).await?;
     }
     set_taints(&context, &node).await?;
-    if !is_ready(&node) && condition(&node, "Ready").is_some() {
+    // A kubelet that says itself that its node isn't ready still speaks for its pods.
+    let mut next = if silent { grace } else { grace.saturating_sub(silence) };
+    if is_unknown(&node) {
+        context.heartbeats.lost(&key.name);
         pods_not_ready(&context, &key.name).await?;
+    } else if let Some(wait) = take_back(&context, &key.name).await? {
+        next = next.min(wait);
     }
-    let next = if silent { grace } else { grace.saturating_sub(silence) };
     Ok(Some(next.max(Duration::from_millis(10))))
 }
 
@@ -231,29 +247,48 @@ async fn set_taints(context: &Context, node: &Node) -> Result<(), Error> {
 async fn pods_not_ready(context: &Context, node: &str) -> Result<(), Error> {
     let pods = context.caches.pods.by("node", node);
     let ready = pods.iter().filter(|pod| pods::is_ready(pod));
-    let results = join_all(ready.map(|pod| pod_not_ready(context, pod))).await;
+    let results = join_all(ready.map(|pod| set_ready(context, pod, false))).await;
     results.into_iter().collect()
 }
 
-async fn pod_not_ready(context: &Context, pod: &Pod) -> Result<(), Error> {
+/// Takes back what was said in the node's place, once the node had time to speak for itself: the
+/// pods whose containers it called ready last are ready. Says when to look again before that.
+async fn take_back(context: &Context, node: &str) -> Result<Option<Duration>, Error> {
+    let mut marked = context.caches.pods.by("node", node);
+    marked.retain(|pod| {
+        pods::is_active(pod)
+            && pods::condition(pod, "Ready").is_some_and(|one| {
+                one.status == "False" && one.reason.as_deref() == Some(IN_ITS_PLACE)
+            })
+            && pods::condition(pod, "ContainersReady").is_some_and(|one| one.status == "True")
+    });
+    let left = SPEAKS_WITHIN.saturating_sub(context.heartbeats.back_for(node));
+    if marked.is_empty() || !left.is_zero() {
+        return Ok((!marked.is_empty()).then_some(left));
+    }
+    let results = join_all(marked.iter().map(|pod| set_ready(context, pod, true))).await;
+    results.into_iter().collect::<Result<(), Error>>().map(|()| None)
+}
+
+async fn set_ready(context: &Context, pod: &Pod, ready: bool) -> Result<(), Error> {
     let mut changed = pod.clone();
     let conditions = changed.status.get_or_insert_default().conditions.get_or_insert_default();
     for condition in conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
-        condition.status = "False".to_owned();
-        condition.reason = Some("NodeNotReady".to_owned());
+        condition.status = if ready { "True" } else { "False" }.to_owned();
+        condition.reason = (!ready).then(|| IN_ITS_PLACE.to_owned());
         condition.last_transition_time = Some(seconds(context.now()));
     }
     let api: Api<Pod> =
         Api::namespaced(context.client.clone(), &pod.namespace().unwrap_or_default());
     match api.replace_status(&pod.name_any(), &PostParams::default(), &changed).await {
-        Ok(written) => {
-            context.caches.pods.observe(written);
-            context.recorder.event(pod, Severity::Warning, "NodeNotReady", "Node is not ready");
-            Ok(())
-        }
-        Err(error) if is_code(&error, 404) => Ok(()),
-        Err(error) => Err(error.into()),
+        Ok(written) => context.caches.pods.observe(written),
+        Err(error) if is_code(&error, 404) => return Ok(()),
+        Err(error) => return Err(error.into()),
     }
+    if !ready {
+        context.recorder.event(pod, Severity::Warning, IN_ITS_PLACE, "Node is not ready");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -284,7 +284,8 @@ impl Kubelets {
         let now = jiff::Timestamp::now();
         let patch = Patch::Strategic(json!({"metadata": {"uid": uid}, "status": {
             "phase": phase, "podIP": address, "podIPs": [{"ip": address}],
-            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now}]}}));
+            "conditions": [{"type": "Ready", "status": ready, "lastTransitionTime": now},
+                {"type": "ContainersReady", "status": ready, "lastTransitionTime": now}]}}));
         let _ = pods.patch_status(&name, &PatchParams::default(), &patch).await;
     }
 }

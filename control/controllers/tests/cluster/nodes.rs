@@ -45,3 +45,28 @@ async fn a_silent_node_loses_its_endpoints_and_then_its_pods() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_a_node_that_was_only_silent_are_ready_again() {
+    let trial = Trial::start(|config| config.node_monitor_grace = Duration::from_secs(2)).await;
+    trial.nodes(&["n1"]).await;
+    let mut pod = pod_template("web", "web:1");
+    pod["metadata"]["name"] = json!("web");
+    let api = trial.api::<Pod>();
+    trial.create(&api, pod).await;
+    let ready = |pod: &Pod, wanted: &str| {
+        let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_deref());
+        conditions
+            .unwrap_or_default()
+            .iter()
+            .any(|one| one.type_ == "Ready" && one.status == wanted)
+    };
+    trial.wait(&api, "web", |pod| ready(pod, "True")).await;
+    trial.wait(&api, "web", |pod| ready(pod, "False")).await;
+    trial
+        .until("the pod is ready again", || async {
+            trial.beat("n1").await;
+            ready(&api.get("web").await.expect("it is there"), "True")
+        })
+        .await;
+}
