@@ -136,6 +136,7 @@ impl Worker {
         self.report.send_modify(|report| {
             report.pending_since.get_or_insert(arrived);
         });
+        let happened: Vec<SystemTime> = updates.iter().filter_map(triggered).collect();
         self.writer.apply(updates);
         let node = self.writer.node();
         if self.writer.is_synced() && self.node.as_ref() != Some(node) {
@@ -143,6 +144,9 @@ impl Worker {
             self.node = Some(node.clone());
         }
         self.round();
+        // Clocks of different machines may disagree: a change from the future took no time.
+        let took = |at: SystemTime| at.elapsed().unwrap_or_default();
+        happened.into_iter().for_each(|at| self.metrics.programmed(took(at)));
     }
 
     fn round(&mut self) {
@@ -261,6 +265,13 @@ fn node_rows(node: &NodeView, netns_cookie: u64) -> NodeRows {
             netns_cookie,
             ..Settings::default()
         },
+    }
+}
+
+fn triggered(update: &Update) -> Option<SystemTime> {
+    match update {
+        Update::Triggered(at) => Some(*at),
+        _ => None,
     }
 }
 

@@ -83,7 +83,7 @@ impl Metrics {
                     self.endpoint_changes.inc();
                     self.endpoint_pending.inc();
                 }
-                Update::Node(_) | Update::Synced(_) => {}
+                Update::Node(_) | Update::Synced(_) | Update::Triggered(_) => {}
             }
         }
     }

@@ -183,7 +183,7 @@ async fn after_an_expired_revision_the_difference_is_told() {
         for update in batch.expect("in time").expect("the reflector lives") {
             match update {
                 Update::ServiceGone(name) if &*name.name == "a" => {
-                    missing.retain(|m| *m != "a gone")
+                    missing.retain(|m| *m != "a gone");
                 }
                 Update::Service(name, _) if &*name.name == "c" => missing.retain(|m| *m != "c"),
                 Update::Service(name, _) => panic!("{name} did not change"),

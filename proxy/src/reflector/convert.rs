@@ -3,6 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bowline_api::names;
 
@@ -67,6 +68,15 @@ pub(crate) fn slice(object: &EndpointSlice) -> Option<Slice> {
         ports: object.ports.iter().filter_map(slice_port).collect(),
         endpoints: object.endpoints.iter().filter_map(|e| slice_endpoint(e, family)).collect(),
     })
+}
+
+/// When the change happened that a slice tells of, if the slice says so.
+pub(crate) fn trigger(object: &EndpointSlice) -> Option<SystemTime> {
+    let text = object.metadata.annotations.trigger.as_deref()?;
+    let whole = u64::try_from(seconds(text)).ok().filter(|seconds| *seconds > 0)?;
+    let fraction = text.get(19..).and_then(|rest| rest.trim_end_matches('Z').parse::<f64>().ok());
+    let fraction = Duration::from_secs_f64(fraction.unwrap_or(0.0).clamp(0.0, 1.0));
+    Some(SystemTime::UNIX_EPOCH + Duration::from_secs(whole) + fraction)
 }
 
 /// The view of this node, from its own Node object.
@@ -202,6 +212,21 @@ mod tests {
         assert_eq!(seconds("2000-03-01T00:00:00Z"), 951_868_800);
         assert_eq!(seconds("2026-11-20T12:45:01Z"), 1_795_178_701);
         assert_eq!(seconds("yesterday"), 0);
+    }
+
+    #[test]
+    fn a_slice_may_say_when_its_change_happened() {
+        let annotated = |time: &str| -> EndpointSlice {
+            let key = "endpoints.kubernetes.io/last-change-trigger-time";
+            parse(serde_json::json!({"metadata": {"annotations": {key: time, "other": "x"}}}))
+        };
+        let at = |time: &str| {
+            let since = trigger(&annotated(time))?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+            Some(since.as_millis())
+        };
+        assert_eq!(at("1970-01-01T00:00:10.25Z"), Some(10_250));
+        assert_eq!(at("1970-01-01T00:00:10Z"), Some(10_000));
+        assert_eq!(at("soon"), None);
     }
 
     #[test]

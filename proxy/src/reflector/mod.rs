@@ -68,6 +68,8 @@ struct SliceSink(mpsc::Sender<Vec<Update>>);
 impl Sink<EndpointSlice> for SliceSink {
     async fn take(&mut self, batch: Batch<EndpointSlice>) {
         let gone = batch.gone.into_iter().map(Update::SliceGone);
+        // What a list tells happened before, and says nothing of our own speed.
+        let triggers = batch.set.iter().filter(|_| !batch.synced).filter_map(convert::trigger);
         let set = batch.set.iter().map(|object| {
             let name = convert::name_of(object);
             match convert::slice(object) {
@@ -75,7 +77,8 @@ impl Sink<EndpointSlice> for SliceSink {
                 None => Update::SliceGone(name),
             }
         });
-        send(&self.0, gone.chain(set), batch.synced, Source::Slices).await;
+        let all = gone.chain(set).chain(triggers.map(Update::Triggered));
+        send(&self.0, all, batch.synced, Source::Slices).await;
     }
 
     fn weight(&self, object: &EndpointSlice) -> usize {

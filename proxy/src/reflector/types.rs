@@ -14,9 +14,19 @@ pub struct Meta {
     pub namespace: String,
     pub resource_version: String,
     pub labels: BTreeMap<String, String>,
+    pub annotations: Annotations,
     /// RFC 3339.
     pub creation_timestamp: Option<String>,
     pub deletion_timestamp: Option<String>,
+}
+
+/// Of an object's annotations, those that a proxy reads.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Annotations {
+    /// On an EndpointSlice: when the pod or Service changed that made the slice change.
+    #[serde(rename = "endpoints.kubernetes.io/last-change-trigger-time")]
+    pub trigger: Option<String>,
 }
 
 /// An object of the API with its metadata.

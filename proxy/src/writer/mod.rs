@@ -11,8 +11,9 @@ mod derive;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
 use ipnetwork::IpNetwork;
 
@@ -84,6 +85,8 @@ pub enum Update {
     Slice(ObjectName, Slice),
     SliceGone(ObjectName),
     Node(NodeView),
+    /// When the change happened that the transaction tells of: for metrics only.
+    Triggered(SystemTime),
     /// All of this source's present state has been told.
     Synced(Source),
 }
@@ -104,7 +107,7 @@ pub struct Writer {
     services: HashMap<ObjectName, ServiceConfig>,
     slices: HashMap<ObjectName, Slice>,
     /// The slices of each service, by the service's name.
-    by_service: HashMap<ObjectName, BTreeSet<ObjectName>>,
+    by_service: HashMap<ObjectName, Vec<ObjectName>>,
     claims: Claims,
     rows_of: HashMap<ObjectName, Box<[ServicePortName]>>,
     health: BTreeMap<ObjectName, HealthCheck>,
@@ -190,18 +193,20 @@ impl Writer {
                 }
                 self.unlink_slice(&name, dirty);
                 dirty.insert(slice.service.clone());
-                self.by_service.entry(slice.service.clone()).or_default().insert(name.clone());
+                // Most services have one slice.
+                let names = self.by_service.entry(slice.service.clone());
+                names.or_insert_with(|| Vec::with_capacity(1)).push(name.clone());
                 self.slices.insert(name, slice);
             }
             Update::SliceGone(name) => self.unlink_slice(&name, dirty),
-            Update::Node(_) | Update::Synced(_) => {}
+            Update::Node(_) | Update::Synced(_) | Update::Triggered(_) => {}
         }
     }
 
     fn unlink_slice(&mut self, name: &ObjectName, dirty: &mut HashSet<ObjectName>) {
         let Some(slice) = self.slices.remove(name) else { return };
         if let Some(names) = self.by_service.get_mut(&slice.service) {
-            names.remove(name);
+            names.retain(|other| other != name);
             if names.is_empty() {
                 self.by_service.remove(&slice.service);
             }
