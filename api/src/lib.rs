@@ -9,5 +9,6 @@ pub mod informer;
 pub mod matching;
 pub mod names;
 pub mod quantity;
+pub mod ready;
 pub mod selector;
 pub mod words;

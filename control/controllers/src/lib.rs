@@ -52,6 +52,10 @@ const PARALLEL: usize = 8;
 
 /// Runs every controller until `shutdown`; an apiserver that is away is waited for.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
+    tokio::select! {
+        () = bowline_api::ready::until_ready(&config.client) => {}
+        () = shutdown.cancelled() => return Ok(()),
+    }
     let context = Context::new(config);
     let mut tasks = JoinSet::new();
     // Handlers first: what the first list brings must reach the queues.

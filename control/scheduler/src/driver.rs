@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bowline_api::events::{Recorder, Severity};
 use bowline_api::informer::{Cached, Informer, Key};
+use bowline_api::ready::until_ready;
 use k8s_openapi::api::core::v1::{
     Binding, Container, Namespace, Node, ObjectReference, Pod, PodCondition,
 };
@@ -115,6 +116,10 @@ impl Sources {
 
 /// Schedules until `shutdown`.
 pub(crate) async fn drive(config: Config, shutdown: CancellationToken) {
+    tokio::select! {
+        () = until_ready(&config.client) => {}
+        () = shutdown.cancelled() => return,
+    }
     let recorder = Recorder::new(config.client.clone(), &config.scheduler_name, "");
     let requests = Requests { client: config.client.clone(), recorder };
     let sources = Sources::new();
