@@ -1,8 +1,8 @@
 //! Service addresses and node ports, given out in the same transaction that stores the Service.
 //!
-//! Each address is an `IPAddress` object and each node port a key of its own; both are created on the
-//! condition that they are absent. So no two Services ever get the same one, whoever races, and no Service is
-//! stored without what it names: there is nothing to repair after a crash.
+//! Each address is an `IPAddress` object and each node port a key of its own; both are created on
+//! the condition that they are absent. So no two Services ever get the same one, whoever races, and
+//! no Service is stored without what it names: there is nothing to repair after a crash.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -258,8 +258,8 @@ fn check_address(
     Ok(address)
 }
 
-/// Free addresses come from the upper part of the range first: the lower one is left to those who choose
-/// themselves (KEP-3070).
+/// Free addresses come from the upper part of the range first: the lower one is left to those who
+/// choose themselves (KEP-3070).
 fn free_address(app: &App, cidr: &IpNetwork) -> Option<IpAddr> {
     let (base, size) = span(cidr);
     let last = size.checked_sub(2)?;

@@ -1,4 +1,5 @@
-//! What the apiserver is told by its caller: addresses, keys, ranges and limits. Building it binds nothing.
+//! What the apiserver is told by its caller: addresses, keys, ranges and limits. Building it binds
+//! nothing.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -56,8 +57,8 @@ pub struct ServiceAccounts {
     pub issuer: String,
     /// A PKCS#8 PEM private key on P-256.
     pub signing_key_pem: String,
-    /// SPKI PEM public keys, the signing key's own included: tokens of former keys stay valid for as
-    /// long as their key is listed.
+    /// SPKI PEM public keys, the signing key's own included: tokens of former keys stay valid for
+    /// as long as their key is listed.
     pub public_keys_pem: Vec<String>,
 }
 

@@ -138,7 +138,9 @@ pub(crate) fn aggregated(app: &App, core: bool) -> Value {
 }
 
 fn aggregated_resources(app: &App, group: &str, version: &str) -> Vec<Value> {
-    let response = |(group, version, kind): (&str, &str, &str)| json!({"group": group, "version": version, "kind": kind});
+    let response = |(group, version, kind): (&str, &str, &str)| -> Value {
+        json!({"group": group, "version": version, "kind": kind})
+    };
     let kinds = app.kinds.all().iter().filter(|k| k.group == group && k.version == version);
     kinds
         .map(|kind| {

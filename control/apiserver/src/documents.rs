@@ -52,7 +52,8 @@ pub(crate) async fn serve(
         [] => Ok(reply::json(
             200,
             &json!({"paths": [
-                "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/cacerts", "/healthz",
+                "/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/cacerts",
+            "/healthz",
                 "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz",
                 "/version",
             ]}),

@@ -72,7 +72,8 @@ async fn answer(
                 path: Some(path.clone()),
                 ..Attributes::default()
             };
-            // Joining nodes must be able to fetch the CA before they can trust it: they know its hash.
+            // Joining nodes must be able to fetch the CA before they can trust it: they know its
+            // hash.
             if path != "/cacerts" {
                 app.authz.authorize(&user, &wanted)?;
             }

@@ -1,8 +1,8 @@
 //! Streams into pods: log, exec, attach, port-forward and the proxies.
 //!
-//! The request goes on to the kubelet (or, for pod and service proxies, to the pod) and the answer comes
-//! back; when the far side switches protocols, bytes are passed both ways and not looked at, so that SPDY and
-//! WebSocket clients work alike.
+//! The request goes on to the kubelet (or, for pod and service proxies, to the pod) and the answer
+//! comes back; when the far side switches protocols, bytes are passed both ways and not looked at,
+//! so that SPDY and WebSocket clients work alike.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

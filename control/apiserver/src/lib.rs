@@ -7,8 +7,8 @@
 //! handler  authn           authz        rest::decode   (schema)  admission (schema) rest::write
 //! ```
 //!
-//! A kind is a row of data ([`kinds`]) and a small strategy ([`strategy`]). Reads come from the watch cache
-//! ([`cache`]), which is never older than any acknowledged write.
+//! A kind is a row of data ([`kinds`]) and a small strategy ([`strategy`]). Reads come from the
+//! watch cache ([`cache`]), which is never older than any acknowledged write.
 
 mod admission;
 mod allocate;

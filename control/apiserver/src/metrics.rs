@@ -78,8 +78,8 @@ impl Metrics {
         Open(self.long_running.clone())
     }
 
-    /// Counts one answer. `group` and `resource` are of a kind that is served, or empty: a client can't make
-    /// up new series.
+    /// Counts one answer. `group` and `resource` are of a kind that is served, or empty: a client
+    /// can't make up new series.
     pub(crate) fn count(&self, verb: &str, group: &str, resource: &str, code: u16, took: Duration) {
         let (verb, resource) = (verb.to_owned(), resource.to_owned());
         let durations = DurationLabels { verb: verb.clone(), resource: resource.clone() };

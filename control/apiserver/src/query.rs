@@ -41,7 +41,8 @@ impl Query {
     }
 }
 
-/// Percent-decoding; `plus` reads `+` as a space, as in forms. Bytes that are no UTF-8 are replaced.
+/// Percent-decoding; `plus` reads `+` as a space, as in forms. Bytes that are no UTF-8 are
+/// replaced.
 pub(crate) fn decode(text: &str, plus: bool) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());

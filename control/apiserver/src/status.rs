@@ -1,5 +1,5 @@
-//! Failures as the `Status` objects that clients read: code, reason, message and details decide what
-//! they do next.
+//! Failures as the `Status` objects that clients read: code, reason, message and details decide
+//! what they do next.
 
 use bowline_schema::validate::FieldError;
 use serde_json::{Value, json};
@@ -136,7 +136,9 @@ impl ApiError {
         let mut error = Self::new(422, "Invalid", message);
         let causes: Vec<Value> = errors
             .iter()
-            .map(|e| json!({"reason": e.reason.as_cause(), "message": e.message(), "field": e.field}))
+            .map(|e| {
+                json!({"reason": e.reason.as_cause(), "message": e.message(), "field": e.field})
+            })
             .collect();
         error.details = Some(json!({
             "name": name, "group": kind.group, "kind": kind.kind, "causes": causes,

@@ -1,5 +1,5 @@
-//! Writes as fast as it can and says which writes were acknowledged: the durability tests kill it, or cut
-//! the power under it.
+//! Writes as fast as it can and says which writes were acknowledged: the durability tests kill it,
+//! or cut the power under it.
 //!
 //! `load FOLDER ACKNOWLEDGED`: eight writers put `/k/<writer>/<i>`, each acknowledged one is a line
 //! `<writer> <i> <revision>` in the file ACKNOWLEDGED (which should lie on another file system).

@@ -1,14 +1,17 @@
 //! Where the cluster's state lives: keys and values with revisions.
 //!
-//! One [`Store`] holds a flat, ordered set of keys. Every change gets the next [`Revision`]; revisions
-//! are never reused and never decrease, also across restarts. An acknowledged [`Store::commit`] survives
-//! the death of the process and a loss of power. The embedded implementation is [`sqlite`].
+//! One [`Store`] holds a flat, ordered set of keys. Every change gets the next [`Revision`];
+//! revisions are never reused and never decrease, also across restarts. An acknowledged
+//! [`Store::commit`] survives the death of the process and a loss of power. The embedded
+//! implementation is [`sqlite`].
 //!
 //! What a reader may rely on:
-//! - [`Store::list`] at a revision and then [`Store::subscribe`] after it gives every change once, in order.
-//! - A sink has been given a commit's events before that commit is acknowledged, so state built from a
-//!   sink is never older than what any writer was told.
-//! - Old revisions are trimmed: a revision before the last trim is answered [`StoreError::Compacted`].
+//! - [`Store::list`] at a revision and then [`Store::subscribe`] after it gives every change once,
+//!   in order.
+//! - A sink has been given a commit's events before that commit is acknowledged, so state built
+//!   from a sink is never older than what any writer was told.
+//! - Old revisions are trimmed: a revision before the last trim is answered
+//!   [`StoreError::Compacted`].
 
 pub mod sqlite;
 
@@ -70,8 +73,8 @@ impl Operation {
 pub enum Event {
     /// A key was created (`created == modified`) or changed.
     Put(Record),
-    /// A key was removed. `value` and `created` are those of its last state, `modified` is the revision
-    /// of the removal.
+    /// A key was removed. `value` and `created` are those of its last state, `modified` is the
+    /// revision of the removal.
     Delete(Record),
 }
 
@@ -112,8 +115,8 @@ pub struct Page {
 
 /// Receives changes.
 pub trait Sink: Send + 'static {
-    /// Takes the events of one or more commits, in order; `false` ends the subscription. It runs in the
-    /// writer's way: it must not block or wait.
+    /// Takes the events of one or more commits, in order; `false` ends the subscription. It runs in
+    /// the writer's way: it must not block or wait.
     fn apply(&mut self, events: &[Event]) -> bool;
 }
 
@@ -151,16 +154,17 @@ fn describe(found: &Option<Revision>) -> String {
 /// The store's contract; see the module's documentation.
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
-    /// Applies all operations or none, and returns the revision of each (for a [`Operation::Delete`] of an
-    /// absent key, the store's revision at that moment). The operations see one another's effects in order.
+    /// Applies all operations or none, and returns the revision of each (for a
+    /// [`Operation::Delete`] of an absent key, the store's revision at that moment). The operations
+    /// see one another's effects in order.
     async fn commit(&self, operations: Vec<Operation>) -> Result<Vec<Revision>, StoreError>;
 
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError>;
 
     async fn list(&self, query: Query) -> Result<Page, StoreError>;
 
-    /// Gives `sink` every change after revision `after`, history first, and returns the newest revision
-    /// that it has been given.
+    /// Gives `sink` every change after revision `after`, history first, and returns the newest
+    /// revision that it has been given.
     async fn subscribe(&self, after: Revision, sink: Box<dyn Sink>)
     -> Result<Revision, StoreError>;
 

@@ -1,4 +1,5 @@
-//! An apiserver for trials: makes a CA and certificates in a folder, writes an admin kubeconfig, serves.
+//! An apiserver for trials: makes a CA and certificates in a folder, writes an admin kubeconfig,
+//! serves.
 //!
 //! `cargo run -p bowline-apiserver --example serve -- --listen 127.0.0.1:6443 --dir /tmp/trial`
 

@@ -80,7 +80,8 @@ fn restrict_pod(call: &Call, node: &str, old: Option<&Value>, new: &Value) -> Ap
     let mirror = new.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some();
     if old.is_none() && !mirror {
         let why = format!(
-            "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can only create mirror pods"
+            "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can \
+             only create mirror pods"
         );
         return Err(refuse(call, new, &why));
     }

@@ -1,4 +1,5 @@
-//! Pods run as a service account: its token, the cluster's CA and the namespace are mounted into them.
+//! Pods run as a service account: its token, the cluster's CA and the namespace are mounted into
+//! them.
 
 use serde_json::{Value, json};
 
@@ -8,7 +9,8 @@ use crate::rest::Call;
 use crate::status::{ApiError, ApiResult};
 
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// Seconds that a mounted token lasts; the kubelet renews it before. (An hour and a bit, as upstream.)
+/// Seconds that a mounted token lasts; the kubelet renews it before. (An hour and a bit, as
+/// upstream.)
 const TOKEN_SECONDS: u64 = 3607;
 
 pub(super) fn apply(call: &Call, pod: &mut Value) -> ApiResult<()> {
@@ -26,8 +28,8 @@ pub(super) fn apply(call: &Call, pod: &mut Value) -> ApiResult<()> {
             &call.kind,
             object::name(pod),
             &format!(
-                "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" not \
-             found"
+                "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" \
+             not found"
             ),
         ));
     };

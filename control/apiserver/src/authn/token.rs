@@ -129,8 +129,8 @@ impl Tokens {
         jsonwebtoken::encode(&header, &claims, &self.signing)
     }
 
-    /// The user of a token, if it is signed by us, meant for one of the audiences, not over, and all
-    /// that it is bound to is still there.
+    /// The user of a token, if it is signed by us, meant for one of the audiences, not over, and
+    /// all that it is bound to is still there.
     pub(super) fn check(&self, cache: &Cache, token: &str, audiences: &[&str]) -> Option<User> {
         let mut validation = Validation::new(Algorithm::ES256);
         validation.set_issuer(&[&self.issuer]);

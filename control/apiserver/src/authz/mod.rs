@@ -72,8 +72,8 @@ impl Authorizer {
         rules
     }
 
-    /// Whether the user holds everything that `rules` grant in the namespace (empty: everywhere), so that
-    /// they may hand them on.
+    /// Whether the user holds everything that `rules` grant in the namespace (empty: everywhere),
+    /// so that they may hand them on.
     pub(crate) fn covers(&self, user: &User, namespace: &str, rules: &[Rule]) -> bool {
         user.is_in(MASTERS) || {
             let own = self.snapshot().rules(user, namespace);

@@ -57,8 +57,7 @@ impl Rule {
         }
         has(&self.api_groups, &wanted.group)
             && self.has_resource(&wanted.resource, &wanted.subresource)
-            && (self.resource_names.is_empty()
-                || self.resource_names.iter().any(|name| *name == wanted.name))
+            && (self.resource_names.is_empty() || self.resource_names.contains(&wanted.name))
     }
 
     fn has_resource(&self, resource: &str, subresource: &str) -> bool {

@@ -1,4 +1,5 @@
-//! The Service `default/kubernetes`, its Endpoints and its EndpointSlice: how pods find this server.
+//! The Service `default/kubernetes`, its Endpoints and its EndpointSlice: how pods find this
+//! server.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,12 +20,17 @@ pub(super) async fn keep(app: &App) -> Result<(), StoreError> {
     let address = app.config.advertise_address;
     let port = app.config.listen.port();
     let metadata = json!({"name": NAME, "namespace": "default"});
-    put(app, "", "endpoints", json!({
-        "apiVersion": "v1", "kind": "Endpoints",
-        "metadata": with_labels(&metadata, &json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
-        "subsets": [{"addresses": [{"ip": address.to_string()}],
-                     "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
-    }))
+    put(
+        app,
+        "",
+        "endpoints",
+        json!({
+            "apiVersion": "v1", "kind": "Endpoints",
+            "metadata": with_labels(&metadata, "endpointslice.kubernetes.io/skip-mirror", "true"),
+            "subsets": [{"addresses": [{"ip": address.to_string()}],
+                         "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+        }),
+    )
     .await?;
     put(
         app,
@@ -32,7 +38,7 @@ pub(super) async fn keep(app: &App) -> Result<(), StoreError> {
         "endpointslices",
         json!({
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-            "metadata": with_labels(&metadata, &json!({"kubernetes.io/service-name": NAME})),
+            "metadata": with_labels(&metadata, "kubernetes.io/service-name", NAME),
             "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
             "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
             "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
@@ -41,9 +47,9 @@ pub(super) async fn keep(app: &App) -> Result<(), StoreError> {
     .await
 }
 
-fn with_labels(metadata: &Value, labels: &Value) -> Value {
+fn with_labels(metadata: &Value, label: &str, value: &str) -> Value {
     let mut metadata = metadata.clone();
-    metadata["labels"] = labels.clone();
+    metadata["labels"] = json!({ label: value });
     metadata
 }
 

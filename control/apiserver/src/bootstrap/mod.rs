@@ -1,5 +1,5 @@
-//! What every cluster begins with, made if it is not there, and the Service `default/kubernetes`, which this
-//! server keeps for as long as it runs.
+//! What every cluster begins with, made if it is not there, and the Service `default/kubernetes`,
+//! which this server keeps for as long as it runs.
 
 mod kubernetes;
 mod roles;

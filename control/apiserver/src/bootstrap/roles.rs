@@ -166,53 +166,62 @@ fn general() -> Vec<Value> {
     ]
 }
 
-fn user_facing() -> Vec<Value> {
-    let workloads = [
-        "daemonsets",
-        "deployments",
-        "deployments/scale",
-        "replicasets",
-        "replicasets/scale",
-        "statefulsets",
-        "statefulsets/scale",
-    ];
-    let core = [
-        "configmaps",
-        "endpoints",
-        "events",
-        "persistentvolumeclaims",
-        "pods",
-        "replicationcontrollers",
-        "replicationcontrollers/scale",
-        "services",
-        "serviceaccounts",
-    ];
-    let seen = [
-        "bindings",
-        "limitranges",
-        "namespaces",
-        "namespaces/status",
-        "persistentvolumeclaims/status",
-        "pods/log",
-        "pods/status",
-        "replicationcontrollers/status",
-        "resourcequotas",
-        "resourcequotas/status",
-        "services/status",
-    ];
-    let status = [
-        "daemonsets/status",
-        "deployments/status",
-        "replicasets/status",
-        "statefulsets/status",
-        "controllerrevisions",
-    ];
-    let network = ["ingresses", "networkpolicies"];
-    let view = vec![
-        rule(&[""], &core, READ),
-        rule(&[""], &seen, READ),
-        rule(&["apps"], &workloads, READ),
-        rule(&["apps"], &status, READ),
+/// What `apps` holds that people make.
+const WORKLOADS: &[&str] = &[
+    "daemonsets",
+    "deployments",
+    "deployments/scale",
+    "replicasets",
+    "replicasets/scale",
+    "statefulsets",
+    "statefulsets/scale",
+];
+/// What people make of the core group.
+const CORE: &[&str] = &[
+    "configmaps",
+    "endpoints",
+    "events",
+    "persistentvolumeclaims",
+    "pods",
+    "replicationcontrollers",
+    "replicationcontrollers/scale",
+    "services",
+    "serviceaccounts",
+];
+/// What people only look at.
+const SEEN: &[&str] = &[
+    "bindings",
+    "limitranges",
+    "namespaces",
+    "namespaces/status",
+    "persistentvolumeclaims/status",
+    "pods/log",
+    "pods/status",
+    "replicationcontrollers/status",
+    "resourcequotas",
+    "resourcequotas/status",
+    "services/status",
+];
+/// The same of `apps`.
+const STATUS: &[&str] = &[
+    "daemonsets/status",
+    "deployments/status",
+    "replicasets/status",
+    "statefulsets/status",
+    "controllerrevisions",
+];
+/// What people make of networking.
+const NETWORK: &[&str] = &["ingresses", "networkpolicies"];
+/// What gives access to what runs.
+const STREAMS: &[&str] =
+    &["pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"];
+
+fn view() -> Vec<Value> {
+    vec![
+        rule(&[""], CORE, READ),
+        rule(&[""], SEEN, READ),
+        rule(&["apps"], WORKLOADS, READ),
+        rule(&["apps"], STATUS, READ),
         rule(
             &["autoscaling"],
             &["horizontalpodautoscalers", "horizontalpodautoscalers/status"],
@@ -222,54 +231,41 @@ fn user_facing() -> Vec<Value> {
         rule(&["policy"], &["poddisruptionbudgets", "poddisruptionbudgets/status"], READ),
         rule(&["networking.k8s.io"], &["ingresses", "ingresses/status", "networkpolicies"], READ),
         rule(&["discovery.k8s.io"], &["endpointslices"], READ),
-    ];
-    let edit = vec![
-        rule(
-            &[""],
-            &[
-                "pods/attach",
-                "pods/exec",
-                "pods/portforward",
-                "pods/proxy",
-                "secrets",
-                "services/proxy",
-            ],
-            READ,
-        ),
+    ]
+}
+
+fn edit() -> Vec<Value> {
+    vec![
+        rule(&[""], STREAMS, READ),
         rule(&[""], &["serviceaccounts"], &["impersonate"]),
-        rule(&[""], &core, WRITE),
-        rule(
-            &[""],
-            &[
-                "pods/attach",
-                "pods/exec",
-                "pods/portforward",
-                "pods/proxy",
-                "secrets",
-                "services/proxy",
-            ],
-            WRITE,
-        ),
+        rule(&[""], CORE, WRITE),
+        rule(&[""], STREAMS, WRITE),
         rule(&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
-        rule(&["apps"], &workloads, WRITE),
+        rule(&["apps"], WORKLOADS, WRITE),
         rule(&["apps"], &["deployments/rollback"], WRITE),
         rule(&["autoscaling"], &["horizontalpodautoscalers"], WRITE),
         rule(&["batch"], &["cronjobs", "jobs"], WRITE),
         rule(&["policy"], &["poddisruptionbudgets"], WRITE),
-        rule(&["networking.k8s.io"], &network, WRITE),
+        rule(&["networking.k8s.io"], NETWORK, WRITE),
         rule(&["coordination.k8s.io"], &["leases"], ALL),
-    ];
-    let admin = vec![
+    ]
+}
+
+fn admin() -> Vec<Value> {
+    vec![
         rule(&["authorization.k8s.io"], &["localsubjectaccessreviews"], &["create"]),
         rule(&["rbac.authorization.k8s.io"], &["rolebindings", "roles"], ALL),
-    ];
+    ]
+}
+
+fn user_facing() -> Vec<Value> {
     vec![
         sum("admin", None),
         sum("edit", Some("admin")),
         sum("view", Some("edit")),
-        part("system:aggregate-to-admin", "admin", &admin),
-        part("system:aggregate-to-edit", "edit", &edit),
-        part("system:aggregate-to-view", "view", &view),
+        part("system:aggregate-to-admin", "admin", &admin()),
+        part("system:aggregate-to-edit", "edit", &edit()),
+        part("system:aggregate-to-view", "view", &view()),
     ]
 }
 

@@ -1,11 +1,12 @@
 //! The watch cache: the whole state in memory, each object encoded once and shared by all readers.
 //!
-//! The store feeds it (it is a [`Sink`]) before it acknowledges a commit, so that a read from here is
-//! never older than any acknowledged write. One lock covers all resources: a list and the revision that it
-//! is said to be of belong together.
+//! The store feeds it (it is a [`Sink`]) before it acknowledges a commit, so that a read from here
+//! is never older than any acknowledged write. One lock covers all resources: a list and the
+//! revision that it is said to be of belong together.
 //!
-//! Bounds: each resource keeps its last [`HISTORY`] changes (at most [`HISTORY_BYTES`]) for watches to start
-//! from; each watcher has [`WATCH_BUFFER`] undelivered changes, then it is cut off and its client starts anew.
+//! Bounds: each resource keeps its last [`HISTORY`] changes (at most [`HISTORY_BYTES`]) for watches
+//! to start from; each watcher has [`WATCH_BUFFER`] undelivered changes, then it is cut off and its
+//! client starts anew.
 
 mod entry;
 mod watcher;
@@ -130,7 +131,8 @@ impl Cache {
         state.resources.get(resource_prefix(key)?)?.entries.get(key).cloned()
     }
 
-    /// Entries under a prefix in the order of keys, with keys after `after`, for which `keep` says yes.
+    /// Entries under a prefix in the order of keys, with keys after `after`, for which `keep` says
+    /// yes.
     pub(crate) fn list(
         &self,
         prefix: &str,

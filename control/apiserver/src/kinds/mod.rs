@@ -9,8 +9,8 @@ use bowline_schema::Gvk;
 
 use crate::strategy::{self, Strategy};
 
-/// One served resource. Rows of the built-in kinds live in `rows.rs`; custom resources will add theirs
-/// while the server runs, hence no `'static`.
+/// One served resource. Rows of the built-in kinds live in `rows.rs`; custom resources will add
+/// theirs while the server runs, hence no `'static`.
 pub(crate) struct Kind {
     pub(crate) group: String,
     pub(crate) version: String,

@@ -1,12 +1,14 @@
-//! Reads objects in Kubernetes' protobuf form: `kubectl create` and other Go clients send nothing else.
+//! Reads objects in Kubernetes' protobuf form: `kubectl create` and other Go clients send nothing
+//! else.
 //!
-//! Only reading: answers are JSON, which every client takes. The wire format is proto2's; which field is which
-//! stands in `fields.txt`, one message a line:
+//! Only reading: answers are JSON, which every client takes. The wire format is proto2's; which
+//! field is which stands in `fields.txt`, one message a line:
 //!
 //! ```text
 //! apps/v1.DeploymentSpec replicas=1*i selector=2*Mmeta/v1.LabelSelector paused=7b ...
-//!                        |        ||'- type: s string, i integer, b bool, f double, y bytes, M message,
-//!                        |        ||   Q quantity, I int-or-string, t time, u microtime, d duration,
+//!                        |        ||'- type: s string, i integer, b bool, f double, y bytes,
+//!                        |        ||   M message, Q quantity, I int-or-string, t time, u microtime,
+//!                        |        ||   d duration,
 //!                        |        ||   F raw fields, R raw object, L list of strings in a message
 //!                        |        |'- * set only if given (else a zero value means "not given");
 //!                        |        |   ^ its members belong to the enclosing object
@@ -76,8 +78,8 @@ pub(crate) fn read(body: &[u8]) -> Result<Value> {
     Ok(Value::Object(object))
 }
 
-/// The table's name of a kind: `rbac.authorization.k8s.io/v1` is `rbac/v1` there, and what all groups share
-/// is in `meta/v1`.
+/// The table's name of a kind: `rbac.authorization.k8s.io/v1` is `rbac/v1` there, and what all
+/// groups share is in `meta/v1`.
 fn message_name(api_version: &str, kind: &str) -> String {
     let meta = format!("meta/v1.{kind}");
     if table().contains_key(meta.as_str()) {

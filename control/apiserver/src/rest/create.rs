@@ -56,8 +56,8 @@ async fn store_once(
     .await
 }
 
-/// Makes a new object ready to be stored: own metadata, defaults, admission, validation. `track` is off
-/// where the ownership of fields was settled before (apply).
+/// Makes a new object ready to be stored: own metadata, defaults, admission, validation. `track` is
+/// off where the ownership of fields was settled before (apply).
 pub(super) fn ready(
     call: &Call,
     object: &mut Value,

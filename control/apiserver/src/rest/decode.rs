@@ -127,8 +127,8 @@ fn check_kind(kind: &Kind, gvk: &Gvk, object: &mut Value) -> ApiResult<()> {
     Ok(())
 }
 
-/// An object of another kind than the path's resource (a `Scale`, a `Binding`, an `Eviction`). What it says
-/// about its own version is not looked at: these exist in several that are the same.
+/// An object of another kind than the path's resource (a `Scale`, a `Binding`, an `Eviction`). What
+/// it says about its own version is not looked at: these exist in several that are the same.
 pub(crate) fn of_kind(call: &Call, gvk: &Gvk, body: &Bytes) -> ApiResult<Value> {
     let (mut object, duplicates) = document(&call.headers, body)?;
     let map = as_map(&mut object);

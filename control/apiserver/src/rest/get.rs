@@ -58,8 +58,8 @@ pub(super) async fn list(call: &Call) -> ApiResult<Reply> {
     Ok(present::list(&call.kind, form, entries, &meta))
 }
 
-/// The revision that the client wants the list to be exactly of. (Any other wish is met by the cache:
-/// it is never older than what the client may have seen.)
+/// The revision that the client wants the list to be exactly of. (Any other wish is met by the
+/// cache: it is never older than what the client may have seen.)
 fn exact_revision(call: &Call) -> ApiResult<Option<u64>> {
     let given = call.query.get("resourceVersion");
     let revision = given.map(|text| {

@@ -40,8 +40,8 @@ pub(crate) fn check_revision(call: &Call, old: &Value, given: Option<u64>) -> Ap
     }
 }
 
-/// What is to be stored when `given` is to replace `old`, by the rules of the (sub)resource. `track` is off
-/// where the ownership of fields was settled before (apply).
+/// What is to be stored when `given` is to replace `old`, by the rules of the (sub)resource.
+/// `track` is off where the ownership of fields was settled before (apply).
 pub(crate) fn replace(call: &Call, old: &Value, given: Value, track: bool) -> ApiResult<Step> {
     let kind = &call.kind;
     let subresource = call.target.subresource.as_str();

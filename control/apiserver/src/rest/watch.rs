@@ -5,8 +5,9 @@
 //! sendInitialEvents      all objects as ADDED, a bookmark that says so (KEP-3157), then changes
 //! from a revision        changes after it; 410 if they are not remembered any more
 //! ```
-//! The stream ends at `timeoutSeconds` (by default after half an hour to an hour), when the server stops, or
-//! when the client does not keep up; it then watches again from the last revision that it saw.
+//! The stream ends at `timeoutSeconds` (by default after half an hour to an hour), when the server
+//! stops, or when the client does not keep up; it then watches again from the last revision that it
+//! saw.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -43,7 +44,8 @@ pub(super) async fn watch(call: &Call) -> ApiResult<Reply> {
     let selection = Selection::of(call)?;
     let mut prefix = call.kind.prefix_in(&call.target.namespace);
     if let Some(name) = selection.name().filter(|name| !name.is_empty()) {
-        // One object: no other one's changes need to be looked at. (A key that goes on is filtered.)
+        // One object: no other one's changes need to be looked at. (A key that goes on is
+        // filtered.)
         if !call.kind.namespaced || !call.target.namespace.is_empty() {
             prefix.push_str(name);
         }

@@ -38,8 +38,8 @@ impl Outcome {
     }
 }
 
-/// Changes the object that the call names: `decide` sees its present state (`None`: absent) and says what
-/// is to be. It is asked again when the object changed meanwhile.
+/// Changes the object that the call names: `decide` sees its present state (`None`: absent) and
+/// says what is to be. It is asked again when the object changed meanwhile.
 pub(crate) async fn change(
     call: &Call,
     name: &str,
@@ -130,7 +130,8 @@ pub(crate) fn failed(error: &StoreError) -> ApiError {
     ApiError::unavailable(error.to_string())
 }
 
-/// Stores an object that the server itself makes, if it is not there; the client's path is not taken.
+/// Stores an object that the server itself makes, if it is not there; the client's path is not
+/// taken.
 pub(crate) async fn ensure(app: &App, key: String, object: &Value) -> Result<bool, StoreError> {
     if app.cache.get(&key).is_some() {
         return Ok(false);

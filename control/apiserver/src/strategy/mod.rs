@@ -13,8 +13,8 @@ pub(crate) use job::Job;
 pub(crate) use pod::{Pod, is_ready, is_terminal};
 pub(crate) use service::Service;
 
-/// The moments of a write in which a kind has a say. All work on the storage version, after decoding,
-/// defaulting, and what is common to all kinds (uid, times, generation).
+/// The moments of a write in which a kind has a say. All work on the storage version, after
+/// decoding, defaulting, and what is common to all kinds (uid, times, generation).
 pub(crate) trait Strategy: Send + Sync {
     /// Sets what the client may not choose. The kind's status was removed already.
     fn prepare_create(&self, object: &mut Value, user: &User) {
@@ -26,7 +26,8 @@ pub(crate) trait Strategy: Send + Sync {
         false
     }
 
-    /// Brings back what an update of the main resource may not change. The status is the old one already.
+    /// Brings back what an update of the main resource may not change. The status is the old one
+    /// already.
     fn prepare_update(&self, old: &Value, new: &mut Value) {
         let _ = (old, new);
     }

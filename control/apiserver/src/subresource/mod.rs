@@ -1,7 +1,7 @@
 //! What is under an object, or is asked of the server rather than stored.
 //!
-//! Parts of an object (`status`, `approval`, `finalize`, `ephemeralcontainers`, `resize`) take the generic
-//! path with a rule of what they may change: [`part`]. The rest is here, one file each.
+//! Parts of an object (`status`, `approval`, `finalize`, `ephemeralcontainers`, `resize`) take the
+//! generic path with a rule of what they may change: [`part`]. The rest is here, one file each.
 
 mod binding;
 mod eviction;

@@ -12,9 +12,12 @@ use crate::rest::write::{self, Step};
 use crate::rest::{Call, decode, update};
 use crate::status::{ApiError, ApiResult};
 
+/// The scale that is asked for, given the present one.
+type Wanted = Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync>;
+
 pub(super) async fn serve(call: &Call, body: &Bytes) -> ApiResult<Reply> {
     let gvk = Gvk::new("autoscaling", "v1", "Scale");
-    let wanted: Box<dyn Fn(&Value) -> ApiResult<Value> + Send + Sync> = match call.verb {
+    let wanted: Wanted = match call.verb {
         "get" => {
             let entry = call.app.cache.get(&call.key()).ok_or_else(|| call.not_found())?;
             return Ok(reply::json(200, &scale(&entry.value())));

@@ -88,8 +88,8 @@ fn bound(call: &Call, account: &Value, wanted: Option<&Value>) -> ApiResult<Boun
             kind_row,
             name,
             &format!(
-                "the UID in the bound object reference ({uid}) does not match the UID in record. The \
-             object might have been deleted and then recreated"
+                "the UID in the bound object reference ({uid}) does not match the UID in record. \
+             The object might have been deleted and then recreated"
             ),
         ));
     }

@@ -74,7 +74,8 @@ async fn nobody_grants_more_than_they_hold() {
     let admin = cluster.admin().await;
     admin.service_account("sa").await;
     let binding = json!({"metadata": {"name": "a"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+            "name": "admin"},
         "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "default"}]});
     admin.post(&format!("{RBAC}/namespaces/default/rolebindings"), &binding).await.ok();
     let token = admin.token("sa", &json!({})).await;

@@ -7,8 +7,8 @@ use rusqlite::Connection;
 
 use super::log;
 
-/// A WAL above this is copied back and started anew even if the writer must wait for it: it bounds the
-/// WAL's size under a load that never pauses.
+/// A WAL above this is copied back and started anew even if the writer must wait for it: it bounds
+/// the WAL's size under a load that never pauses.
 const WAL_LIMIT_BYTES: u64 = 16 << 20;
 
 pub(super) struct Checkpointer {

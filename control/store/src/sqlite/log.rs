@@ -9,13 +9,14 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::{Event, Page, Query, Record, Revision, StoreError};
 
-/// How long a connection waits for another one's lock (only the checkpointer's are ever in the way).
+/// How long a connection waits for another one's lock (only the checkpointer's are ever in the
+/// way).
 const BUSY: Duration = Duration::from_secs(30);
 /// Rows read at once when history is replayed.
 const REPLAY_CHUNK: usize = 512;
 
-/// A connection with the settings that durability rests on: in WAL mode a transaction is one fsync of
-/// the WAL with `synchronous=FULL`.
+/// A connection with the settings that durability rests on: in WAL mode a transaction is one fsync
+/// of the WAL with `synchronous=FULL`.
 pub(super) fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
@@ -138,8 +139,8 @@ fn read_page(
     rows.collect()
 }
 
-/// The first string after all that start with `prefix`. Keys are UTF-8, whose bytes are never 0xff, so
-/// the highest code point ends every range.
+/// The first string after all that start with `prefix`. Keys are UTF-8, whose bytes are never 0xff,
+/// so the highest code point ends every range.
 fn prefix_end(prefix: &str) -> String {
     format!("{prefix}\u{10ffff}")
 }

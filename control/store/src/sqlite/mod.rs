@@ -1,15 +1,16 @@
 //! The embedded store: one SQLite file.
 //!
 //! ```text
-//! commit() --bounded queue--> writer thread: up to 256 transactions in one SQLite transaction, one fsync
+//! commit() --bounded queue--> writer thread: up to 256 transactions in one, with one fsync
 //!                               |-> sinks (before the acknowledgement) -> acknowledgements
 //!                               '-> wakes the checkpointer thread when the WAL has grown
-//! get(), list() --> a reader connection each of its own (WAL: readers and the writer never wait for each other)
+//! get(), list() --> a reader connection each (WAL: readers and writer never wait)
 //! ```
 //!
-//! One table, `log`: a row for each change. The newest row of a key is its state. Rows that a later one
-//! replaced are history, kept for [`Options::history_rows`] revisions and [`Options::history_bytes`].
-//! `sqlite3 state.db` reads it, and `.backup` backs it up while the server runs.
+//! One table, `log`: a row for each change. The newest row of a key is its state. Rows that a later
+//! one replaced are history, kept for [`Options::history_rows`] revisions and
+//! [`Options::history_bytes`]. `sqlite3 state.db` reads it, and `.backup` backs it up while the
+//! server runs.
 
 mod checkpoint;
 mod log;

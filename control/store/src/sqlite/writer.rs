@@ -209,8 +209,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Nothing of the group is in the database (or, after a failed COMMIT, nobody knows): what is in
-    /// memory is read again.
+    /// Nothing of the group is in the database (or, after a failed COMMIT, nobody knows): what is
+    /// in memory is read again.
     fn fail_group(
         &mut self,
         commits: &mut Vec<(Vec<Operation>, Reply<Vec<Revision>>)>,

@@ -1,7 +1,8 @@
 //! What was acknowledged is there after kill -9, and after a loss of power.
 //!
-//! A loss of power: ext4 on a loop device is shut down by `EXT4_IOC_SHUTDOWN` without flushing, so that only what
-//! was fsynced is on the disk. Writes that were acknowledged after the cut began do not count.
+//! A loss of power: ext4 on a loop device is shut down by `EXT4_IOC_SHUTDOWN` without flushing, so
+//! that only what was fsynced is on the disk. Writes that were acknowledged after the cut began do
+//! not count.
 
 use std::collections::HashMap;
 use std::os::fd::AsRawFd as _;
