@@ -7,8 +7,8 @@
 //! ```text
 //! apps/v1.DeploymentSpec replicas=1*i selector=2*Mmeta/v1.LabelSelector paused=7b ...
 //!                        |        ||'- type: s string, i integer, b bool, f double, y bytes,
-//!                        |        ||   M message, Q quantity, I int-or-string, t time, u microtime,
-//!                        |        ||   d duration,
+//!                        |        ||   M message, Q quantity, I int-or-string, t time,
+//!                        |        ||   u microtime, d duration,
 //!                        |        ||   F raw fields, R raw object, L list of strings in a message
 //!                        |        |'- * set only if given (else a zero value means "not given");
 //!                        |        |   ^ its members belong to the enclosing object
