@@ -14,6 +14,8 @@ use crate::reflector::{Node, Object};
 
 /// The plugin's name, in the image and on the node.
 const PLUGIN: &str = "bowline-cni";
+/// The plugin that containerd runs in every pod, whatever the network; ours plays that part too.
+const LOOPBACK: &str = "loopback";
 /// Sorts before other networks' files, of which a runtime takes the first.
 const CONFLIST: &str = "10-bowline.conflist";
 /// How often the Node is read until it has its pod ranges.
@@ -82,12 +84,17 @@ fn install_plugin(config: &Config) -> Result<(), InstallError> {
     };
     let plugin = std::fs::read(&from)
         .map_err(|source| InstallError::ReadPlugin { path: from.clone(), source })?;
-    let to = config.bin_dir.join(PLUGIN);
-    if std::fs::read(&to).is_ok_and(|present| present == plugin) {
-        return Ok(());
+    // Somebody else's loopback plugin does as well, and stays.
+    let loopback = config.bin_dir.join(LOOPBACK);
+    let names = if loopback.exists() { &[PLUGIN][..] } else { &[PLUGIN, LOOPBACK] };
+    for name in names {
+        let to = config.bin_dir.join(name);
+        if std::fs::read(&to).is_ok_and(|present| present == plugin) {
+            continue;
+        }
+        replace(&to, &plugin, 0o755)?;
+        tracing::info!(path = %to.display(), "CNI plugin installed");
     }
-    replace(&to, &plugin, 0o755)?;
-    tracing::info!(path = %to.display(), "CNI plugin installed");
     Ok(())
 }
 

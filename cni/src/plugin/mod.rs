@@ -17,6 +17,7 @@ mod add;
 mod check;
 mod del;
 mod gc;
+mod loopback;
 mod node;
 mod status;
 
@@ -37,6 +38,9 @@ pub fn run(
     stdin: &[u8],
     notice: &dyn Fn(&str),
 ) -> Result<Option<String>, Failure> {
+    if loopback::is_asked_for(stdin) {
+        return loopback::run(request, stdin);
+    }
     if request.command == Command::Version {
         return Ok(Some(version(stdin)));
     }

@@ -8,7 +8,7 @@ use super::Kubectl;
 const LAST_LINES: usize = 60;
 
 /// Prints the state of the cluster and the ends of its logs.
-pub fn print(cluster: &Cluster, kubectl: &Kubectl) {
+pub(super) fn print(cluster: &Cluster, kubectl: &Kubectl) {
     for arguments in [
         &["get", "nodes,pods,deployments,daemonsets,services,endpointslices", "-A", "-o", "wide"][..],
         &["get", "events", "-A", "--sort-by=.lastTimestamp"],
