@@ -72,7 +72,9 @@ fn no_file_outgrows_its_job() {
     let mut problems = Vec::new();
     for (path, text) in sources() {
         let lines: Vec<&str> = text.lines().collect();
-        let inner = lines.iter().position(|line| *line == "#[cfg(test)]");
+        let inner = lines.windows(2).position(|pair| {
+            pair[0] == "#[cfg(test)]" && pair[1].starts_with("mod ") && pair[1].ends_with('{')
+        });
         let own = inner.unwrap_or(lines.len());
         if !is_test(&path) && own > LONGEST_FILE {
             problems.push(format!("{path}: {own} lines without tests, at most {LONGEST_FILE}"));
@@ -127,6 +129,7 @@ fn every_function_fits_a_screen() {
 fn every_file_says_what_it_is_for() {
     let problems: Vec<String> = sources()
         .into_iter()
+        .filter(|(path, _)| !path.ends_with("/tests.rs"))
         .filter(|(_, text)| !text.starts_with("//!") && !text.starts_with("#!["))
         .map(|(path, _)| format!("{path}: no //! on its first line"))
         .collect();
@@ -224,6 +227,7 @@ fn unsafe_code_stays_at_the_kernel_edge() {
         "control/kubelet/",
         "cni/",
         "dns/",
+        "control/store/tests/",
     ];
     let keyword = concat!("unsafe", " {");
     let problems: Vec<String> = sources()
