@@ -2,7 +2,9 @@
 //!
 //! - [`kit`]: the program inside the test pods (servers, load generators), also run from the host as
 //!   the client outside the cluster;
+//! - [`bench`]: what `bowline-bench` measures;
 //! - [`harness`]: a real cluster, kubectl, and waiting for conditions.
 
+pub mod bench;
 pub mod harness;
 pub mod kit;

@@ -161,7 +161,7 @@ impl Drop for TestCluster {
 }
 
 /// Packs the test program and busybox into an image on every node, once for each build of it.
-fn load_testkit(cluster: &Cluster) {
+pub(crate) fn load_testkit(cluster: &Cluster) {
     let program = bin_dir().join("bowline-testkit");
     let stamp = |path: &Path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
     let archive = cluster.plan().shared_dir().join("testkit.tar");

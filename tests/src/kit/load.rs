@@ -63,7 +63,9 @@ pub async fn run(args: LoadArgs) -> anyhow::Result<Report> {
         });
     }
     drop(results);
-    Ok(super::collect(inbox).await?)
+    let mut report = super::collect(inbox).await?;
+    report.seconds = start.elapsed().as_secs_f64();
+    Ok(report)
 }
 
 /// One request; the name that the backend gave of itself, or what went wrong, with its phase.

@@ -25,6 +25,9 @@ pub struct Report {
     pub slowest_ms: f64,
     /// The longest time without any answer, in milliseconds.
     pub longest_gap_ms: f64,
+    /// How long the run was, where its kind of load measures that.
+    #[serde(default)]
+    pub seconds: f64,
     last_ok: f64,
 }
 

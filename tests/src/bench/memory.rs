@@ -1,0 +1,83 @@
+//! Resident memory of each component, as the kernel counts it.
+
+use std::collections::BTreeMap;
+
+use super::cluster::BenchCluster;
+
+/// Prints each process of the node: its command line, then its figures.
+const READ: &str = "for d in /proc/[0-9]*; do \
+    c=$(tr '\\0' ' ' <$d/cmdline 2>/dev/null); [ -n \"$c\" ] || continue; \
+    echo \"= $c\"; grep -E '^Rss(Anon|File):' $d/status 2>/dev/null; done; true";
+
+/// Memory in KiB: `anon` is the process's own, `file` is shared with every process that runs the
+/// same binary, and with the page cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Resident {
+    pub processes: u64,
+    pub anon: u64,
+    pub file: u64,
+}
+
+/// What the processes in the node have in memory now, by component.
+pub fn read(cluster: &BenchCluster) -> anyhow::Result<BTreeMap<&'static str, Resident>> {
+    Ok(parse(&cluster.in_node(&["sh", "-c", READ], "")?))
+}
+
+fn parse(text: &str) -> BTreeMap<&'static str, Resident> {
+    let mut found: BTreeMap<&'static str, Resident> = BTreeMap::new();
+    let mut current = None;
+    for line in text.lines() {
+        if let Some(command) = line.strip_prefix("= ") {
+            current = component(command);
+            if let Some(name) = current {
+                found.entry(name).or_default().processes += 1;
+            }
+        } else if let Some(name) = current
+            && let Some((field, figure)) = line.split_once(':')
+        {
+            let figure = figure.trim().trim_end_matches(" kB").parse().unwrap_or(0);
+            let resident = found.entry(name).or_default();
+            match field {
+                "RssAnon" => resident.anon += figure,
+                "RssFile" => resident.file += figure,
+                _ => {}
+            }
+        }
+    }
+    found
+}
+
+/// The component that a command line is of; `None` for pods of the bench and pause containers.
+fn component(command: &str) -> Option<&'static str> {
+    let mut words = command.split_whitespace();
+    let program = words.next()?.rsplit('/').next()?;
+    match (program, words.next().unwrap_or("")) {
+        ("bowline", "server") => Some("bowline server"),
+        ("bowline", "agent") => Some("bowline agent"),
+        ("bowline-proxy", _) => Some("bowline-proxy"),
+        ("bowline-dns", "worker") => Some("bowline-dns worker"),
+        ("bowline-dns", _) => Some("bowline-dns (PID 1)"),
+        ("containerd", _) => Some("containerd"),
+        ("containerd-shim-runc-v2", _) => Some("containerd's shims"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processes_of_one_component_are_added_up() {
+        let text = "= /run/bowline/bin/bowline server --x \nRssAnon:\t  30 kB\nRssFile:\t 10 kB\n\
+                    = /pause \nRssAnon:\t 99 kB\n\
+                    = containerd-shim-runc-v2 -id a \nRssAnon:\t 5 kB\nRssFile:\t 6 kB\n\
+                    = /usr/bin/containerd-shim-runc-v2 -id b \nRssAnon:\t 7 kB\nRssFile:\t 8 kB\n";
+        let found = parse(text);
+        assert_eq!(found.len(), 2, "{found:?}");
+        let server = Resident { processes: 1, anon: 30, file: 10 };
+        assert_eq!(found["bowline server"], server);
+        let shims = Resident { processes: 2, anon: 12, file: 14 };
+        assert_eq!(found["containerd's shims"], shims);
+    }
+}
