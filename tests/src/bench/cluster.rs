@@ -81,7 +81,8 @@ impl BenchCluster {
                     "    readinessProbe: {{tcpSocket: {{port: {SERVER_PORT}}}, periodSeconds: 1}}\n\
                      \x20 - name: second\n    image: {TESTKIT_IMAGE}\n\
                      \x20   command: [testkit, serve, --port={SECOND_PORT}]\n\
-                     \x20   readinessProbe: {{tcpSocket: {{port: {SECOND_PORT}}}, periodSeconds: 1}}\n"
+                     \x20   readinessProbe: {{tcpSocket: {{port: {SECOND_PORT}}}, \
+                     periodSeconds: 1}}\n"
                 ),
             );
         let output = self.kubectl.output_with_input(&["apply", "-f", "-"], &manifest);

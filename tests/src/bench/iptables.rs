@@ -1,7 +1,7 @@
 //! Services by iptables rules, in the shape that kube-proxy gives them.
 //!
-//! A service is a rule in `KUBE-SERVICES`, which is one long list, a chain `KUBE-SVC-...` and a chain
-//! `KUBE-SEP-...` for its one endpoint, with the marks for masquerading in both.
+//! A service is a rule in `KUBE-SERVICES`, which is one long list, a chain `KUBE-SVC-...` and a
+//! chain `KUBE-SEP-...` for its one endpoint, with the marks for masquerading in both.
 //! The service that is asked stands in the middle of the list: its cost is the mean of all.
 //! The addresses are of a range that the cluster does not use, so that no eBPF program sees them.
 

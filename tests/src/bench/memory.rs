@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use super::cluster::BenchCluster;
 
-/// Prints each process of the node: its command line, then its figures.
+const AGENT: &str = "bowline agent";
+
+/// Prints each process of the node: its program and its command line, then its figures.
 const READ: &str = "for d in /proc/[0-9]*; do \
     c=$(tr '\\0' ' ' <$d/cmdline 2>/dev/null); [ -n \"$c\" ] || continue; \
-    echo \"= $c\"; grep -E '^Rss(Anon|File):' $d/status 2>/dev/null; done; true";
+    echo \"= $(readlink $d/exe) $c\"; grep -E '^Rss(Anon|File):' $d/status 2>/dev/null; done; true";
 
 /// Memory in KiB: `anon` is the process's own, `file` is shared with every process that runs the
 /// same binary, and with the page cache.
@@ -21,6 +23,17 @@ pub struct Resident {
 /// What the processes in the node have in memory now, by component.
 pub fn read(cluster: &BenchCluster) -> anyhow::Result<BTreeMap<&'static str, Resident>> {
     Ok(parse(&cluster.in_node(&["sh", "-c", READ], "")?))
+}
+
+/// What a node has of Bowline beside the server: kubelet, proxy and DNS.
+pub fn of_agent(components: &BTreeMap<&'static str, Resident>) -> Resident {
+    let of_agent = |name: &str| name == AGENT || name.starts_with("bowline-");
+    let parts = components.iter().filter(|(name, _)| of_agent(name));
+    parts.fold(Resident::default(), |sum, (_, part)| Resident {
+        processes: sum.processes + part.processes,
+        anon: sum.anon + part.anon,
+        file: sum.file + part.file,
+    })
 }
 
 fn parse(text: &str) -> BTreeMap<&'static str, Resident> {
@@ -47,13 +60,14 @@ fn parse(text: &str) -> BTreeMap<&'static str, Resident> {
     found
 }
 
-/// The component that a command line is of; `None` for pods of the bench and pause containers.
+/// The component that a program and its command line are of; `None` for pods of the bench and pause containers.
 fn component(command: &str) -> Option<&'static str> {
     let mut words = command.split_whitespace();
     let program = words.next()?.rsplit('/').next()?;
+    let _its_own_name_for_itself = words.next();
     match (program, words.next().unwrap_or("")) {
         ("bowline", "server") => Some("bowline server"),
-        ("bowline", "agent") => Some("bowline agent"),
+        ("bowline", "agent") => Some(AGENT),
         ("bowline-proxy", _) => Some("bowline-proxy"),
         ("bowline-dns", "worker") => Some("bowline-dns worker"),
         ("bowline-dns", _) => Some("bowline-dns (PID 1)"),
@@ -69,12 +83,17 @@ mod tests {
 
     #[test]
     fn processes_of_one_component_are_added_up() {
-        let text = "= /run/bowline/bin/bowline server --x \nRssAnon:\t  30 kB\nRssFile:\t 10 kB\n\
-                    = /pause \nRssAnon:\t 99 kB\n\
-                    = containerd-shim-runc-v2 -id a \nRssAnon:\t 5 kB\nRssFile:\t 6 kB\n\
-                    = /usr/bin/containerd-shim-runc-v2 -id b \nRssAnon:\t 7 kB\nRssFile:\t 8 kB\n";
-        let found = parse(text);
-        assert_eq!(found.len(), 2, "{found:?}");
+        let process = |command: &str, anon: u64, file: u64| {
+            format!("= {command} \nRssAnon:\t  {anon} kB\nRssFile:\t {file} kB\n")
+        };
+        let text = process("/run/bowline/bin/bowline bowline server --x", 30, 10)
+            + &process("/pause /pause", 99, 99)
+            + &process("/bin/bowline-dns /proc/self/exe worker -x", 1, 2)
+            + &process("/usr/bin/containerd-shim-runc-v2 shim -id a", 5, 6)
+            + &process("/usr/bin/containerd-shim-runc-v2 shim -id b", 7, 8);
+        let found = parse(&text);
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found["bowline-dns worker"], Resident { processes: 1, anon: 1, file: 2 });
         let server = Resident { processes: 1, anon: 30, file: 10 };
         assert_eq!(found["bowline server"], server);
         let shims = Resident { processes: 2, anon: 12, file: 14 };

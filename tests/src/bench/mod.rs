@@ -1,5 +1,5 @@
-//! What `bowline-bench` measures: ratios within one run, because figures of different machines, or of
-//! one machine at different times, say little beside each other.
+//! What `bowline-bench` measures: ratios within one run, because figures of different machines, or
+//! of one machine at different times, say little beside each other.
 //!
 //! - [`requests`]: requests through a service against requests straight to its pod, with
 //!   [`services`] in number, and against [`iptables`] rules as kube-proxy writes them;

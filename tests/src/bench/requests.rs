@@ -64,8 +64,10 @@ pub struct Targets {
     pub services: u32,
 }
 
-/// Makes the node forget closed connections soon; once before the first measurement.
+/// Makes the node forget closed connections soon, and sees that it can take rules; once before the
+/// first measurement.
 pub fn prepare(cluster: &BenchCluster) -> anyhow::Result<()> {
+    restore(cluster, iptables::EMPTY).context("the package iptables is needed to compare with")?;
     let seconds = CONNTRACK_MEMORY.as_secs();
     let file = "/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_time_wait";
     cluster.in_node(&["tee", file], &seconds.to_string()).map(drop)

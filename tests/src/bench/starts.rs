@@ -1,8 +1,8 @@
 //! From the wish for a pod to its running container: through the API, and by the runtime alone.
 //!
-//! Both make the same sandbox with the same network and the same container from the same image. What
-//! the API's way takes longer is the cluster's own: apiserver, scheduler, kubelet, and the pod's
-//! volume with its service account token.
+//! Both make the same sandbox with the same network and the same container from the same image.
+//! What the API's way takes longer is the cluster's own: apiserver, scheduler, kubelet, and the
+//! pod's volume with its service account token.
 
 use std::time::{Duration, Instant};
 

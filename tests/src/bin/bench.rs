@@ -40,7 +40,7 @@ impl Scale {
         if cli.quick {
             Self { many: 1_000, pods: 5, extent: Extent { rounds: 3, seconds: 0.5 } }
         } else {
-            Self { many: 10_000, pods: 20, extent: Extent { rounds: 7, seconds: 2.0 } }
+            Self { many: 10_000, pods: 20, extent: Extent { rounds: 11, seconds: 1.5 } }
         }
     }
 }
@@ -54,10 +54,10 @@ async fn main() -> anyhow::Result<()> {
     say("the cluster settles, then its memory is read");
     tokio::time::sleep(SETTLE).await;
     let idle = memory::read(&cluster)?;
+    requests::prepare(&cluster)?;
     say(&format!("{} pods through the API and as many by the runtime alone", scale.pods));
     let starts = starts::measure(&cluster, &client, scale.pods).await?;
     let server = cluster.start_pods()?;
-    requests::prepare(&cluster)?;
     let mut measured = Vec::new();
     let mut made = None;
     for (from, to) in [(0, FEW), (FEW, scale.many)] {
@@ -92,7 +92,7 @@ fn machine() -> String {
 
 fn print_requests(measured: &[(u32, Rounds)]) -> anyhow::Result<()> {
     println!(
-        "\nRequests on a connection each, pod to pod on one node; median (lowest-highest round)"
+        "\nRequests on a connection each, pod to pod on one node: median (lowest-highest round)"
     );
     let mut table = Table::new(&["", "requests/s", "of direct", "ClusterIP of iptables", "failed"]);
     for (services, all) in measured {
@@ -123,8 +123,8 @@ fn print_requests(measured: &[(u32, Rounds)]) -> anyhow::Result<()> {
 fn print_services(count: u32, made: Option<Made>) {
     if let Some(Made { in_api, in_maps }) = made {
         println!(
-            "\n{count} services made one by one: in the API after {:.1} s, all in the kernel's maps \
-             with their backends after {:.1} s",
+            "\n{count} services made: in the API after {:.1} s, all in the kernel's maps with \
+             their backends after {:.1} s",
             in_api.as_secs_f64(),
             in_maps.as_secs_f64()
         );
@@ -163,16 +163,19 @@ fn print_memory(
     let later = format!("anon, {services} services");
     let mut table = Table::new(&["", "processes", "idle: anon", "file", "both", &later]);
     let mib = |kib: u64| format!("{:.1}", kib as f64 / 1024.0);
-    for (name, now) in idle {
-        let then = loaded.get(name).copied().unwrap_or_default();
+    let mut row = |name: &str, now: Resident, then: Resident| {
         table.row(vec![
-            (*name).to_owned(),
+            name.to_owned(),
             now.processes.to_string(),
             mib(now.anon),
             mib(now.file),
             mib(now.anon + now.file),
             mib(then.anon),
         ]);
+    };
+    for (&name, &now) in idle {
+        row(name, now, loaded.get(name).copied().unwrap_or_default());
     }
+    row("agent, proxy and DNS together", memory::of_agent(idle), memory::of_agent(loaded));
     print!("{table}");
 }
