@@ -60,7 +60,8 @@ fn parse(text: &str) -> BTreeMap<&'static str, Resident> {
     found
 }
 
-/// The component that a program and its command line are of; `None` for pods of the bench and pause containers.
+/// The component that a program and its command line are of; `None` for the bench's own pods and for
+/// pause containers.
 fn component(command: &str) -> Option<&'static str> {
     let mut words = command.split_whitespace();
     let program = words.next()?.rsplit('/').next()?;
