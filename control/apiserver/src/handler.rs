@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request};
-use http_body_util::{BodyExt as _, Limited};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -20,6 +20,9 @@ use crate::reply::{self, Reply};
 use crate::rest::{self, Call};
 use crate::route::{self, Route, Target};
 use crate::status::{ApiError, ApiResult};
+
+/// Bytes of a body that is too large which are still read, so that its client hears why it failed.
+const MAX_DISCARDED: usize = 16 << 20;
 
 /// Answers a request, whatever happens; `certificate` is the client's, if it showed one.
 pub(crate) async fn handle(
@@ -178,21 +181,30 @@ fn permit(app: &App) -> ApiResult<OwnedSemaphorePermit> {
 
 async fn body(call: &Call, request: Request<Incoming>) -> ApiResult<Bytes> {
     let limits = &call.app.config.limits;
-    let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
-    let told = told.and_then(|text| text.parse::<usize>().ok());
-    if told.is_some_and(|length| length > limits.max_body_bytes) {
-        return Err(ApiError::too_large(limits.max_body_bytes));
-    }
     if matches!(call.method, Method::GET | Method::HEAD) {
         return Ok(Bytes::new());
     }
-    let read = Limited::new(request.into_body(), limits.max_body_bytes).collect();
-    match tokio::time::timeout(limits.body_timeout, read).await {
-        Err(_) => Err(ApiError::bad_request("the request's body did not come in time")),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(ApiError::too_large(limits.max_body_bytes))
+    let told = request.headers().get(CONTENT_LENGTH).and_then(|v| v.to_str().ok());
+    let told = told.and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
+    let read = read_body(request.into_body(), told, limits.max_body_bytes);
+    tokio::time::timeout(limits.body_timeout, read)
+        .await
+        .map_err(|_| ApiError::bad_request("the request's body did not come in time"))?
+}
+
+/// Reads a body of at most `max` bytes. Of one that is too large up to [`MAX_DISCARDED`] bytes are
+/// read and thrown away: a client that still sends when the connection closes never sees the answer.
+async fn read_body(mut body: Incoming, told: usize, max: usize) -> ApiResult<Bytes> {
+    let (mut kept, mut seen) = (BytesMut::with_capacity(told.min(max)), 0);
+    while seen < MAX_DISCARDED {
+        let Some(frame) = body.frame().await else { break };
+        let frame = frame
+            .map_err(|error| ApiError::bad_request(format!("cannot read the body: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        seen += data.len();
+        if told <= max && seen <= max {
+            kept.extend_from_slice(&data);
         }
-        Ok(Err(error)) => Err(ApiError::bad_request(format!("cannot read the body: {error}"))),
-        Ok(Ok(body)) => Ok(body.to_bytes()),
     }
+    if told > max || seen > max { Err(ApiError::too_large(max)) } else { Ok(kept.freeze()) }
 }

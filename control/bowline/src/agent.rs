@@ -23,6 +23,10 @@ use crate::addresses;
 use crate::join::{self, Identity};
 use crate::token::JoinToken;
 
+/// What the names of our own images begin with; they come from archives, not from a registry.
+const OWN_IMAGES: &str = "docker.io/bowline/";
+/// A lease is void when this many renewals were missed.
+const LEASES_TO_MISS: u32 = 4;
 const RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
@@ -68,6 +72,9 @@ pub struct AgentArgs {
     /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Seconds between two signs of life; well below the server's --node-monitor-grace
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub lease_period: u64,
     /// Most pods that this node takes
     #[arg(long, default_value_t = bowline_kubelet::config::DEFAULT_MAX_PODS)]
     pub max_pods: u32,
@@ -266,6 +273,9 @@ fn kubelet_config(
     config.node_labels = args.node_label.iter().cloned().collect::<BTreeMap<_, _>>();
     config.node_taints = args.node_taint.clone();
     config.max_pods = args.max_pods;
+    config.kept_images = vec![OWN_IMAGES.to_owned()];
+    config.lease_period = Duration::from_secs(args.lease_period);
+    config.lease_duration = config.lease_period * LEASES_TO_MISS;
     config
 }
 

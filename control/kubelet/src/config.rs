@@ -91,6 +91,8 @@ pub struct Config {
     pub log_max_size: u64,
     /// Files of a container's log that are kept, the current one included.
     pub log_max_files: usize,
+    /// Images whose names begin so are never removed, however full the disk: no registry has them.
+    pub kept_images: Vec<String>,
 }
 
 impl Config {
@@ -125,6 +127,7 @@ impl Config {
             node_status_period: Duration::from_secs(300),
             log_max_size: 10 << 20,
             log_max_files: 5,
+            kept_images: Vec::new(),
         }
     }
 }

@@ -62,7 +62,8 @@ pub async fn run(ctx: Arc<Context>, pods: Pods) {
                 seen.entry(image.id.clone()).or_insert_with(Instant::now);
             }
             let age = |id: &str| seen.get(id).map_or(Duration::ZERO, Instant::elapsed);
-            let used = in_use(&pods);
+            let mut used = in_use(&pods);
+            used.extend(kept(&images, &ctx.config.kept_images));
             let chosen = space(&ctx).map(|s| choose(s, &images, &used, age)).unwrap_or_default();
             for image in chosen {
                 tracing::info!(id = image.id, tags = ?image.repo_tags, "removing an unused image: the disk is full");
@@ -76,6 +77,12 @@ pub async fn run(ctx: Arc<Context>, pods: Pods) {
             () = tokio::time::sleep(PERIOD) => {}
         }
     }
+}
+
+/// Ids of the images that no registry could give back: those of a name with one of `prefixes`.
+fn kept(images: &[Image], prefixes: &[String]) -> Vec<String> {
+    let named = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+    images.iter().filter(|i| i.repo_tags.iter().any(named)).map(|i| i.id.clone()).collect()
 }
 
 fn space(ctx: &Context) -> Option<Space> {
@@ -117,6 +124,17 @@ mod tests {
         };
         let chosen = choose(Space { size: 100, used }, &images, &in_use, age);
         assert_eq!(chosen.iter().map(|i| i.id.as_str()).collect::<Vec<_>>(), expected, "{used} %");
+    }
+
+    #[test]
+    fn images_of_no_registry_are_kept() {
+        let image = |id: &str, tag: &str| Image {
+            id: id.to_owned(),
+            repo_tags: vec![tag.to_owned()],
+            ..Image::default()
+        };
+        let images = [image("a", "docker.io/bowline/pause:0.1.0"), image("b", "docker.io/x/y:1")];
+        assert_eq!(kept(&images, &["docker.io/bowline/".to_owned()]), ["a"]);
     }
 
     #[test]

@@ -67,18 +67,29 @@ impl Peers {
     }
 }
 
-/// A route to a pod range of another node.
+/// Where packets to a pod range go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NextHop {
+    /// To the node that has the range.
+    Node(IpAddr),
+    /// Back as unreachable. Each pod of this node has a route of its own; what is for none of them
+    /// must not leave by the default route: it would be sent to strangers.
+    Nowhere,
+}
+
+/// A route to a pod range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Route {
     pub range: IpNetwork,
-    pub gateway: IpAddr,
+    pub via: NextHop,
 }
 
-/// The routes that node `own` needs. A range without an address of its family on its node, or that
+/// The routes that node `own` needs: to nowhere for its own ranges, to the others' for theirs. A range without an address of its family on its node, or that
 /// a node of a lower name has already, gets none.
 fn plan(peers: &Peers, own: &str) -> BTreeSet<Route> {
     let mut taken: BTreeSet<IpNetwork> = peers.own_ranges(own).into_iter().collect();
-    let mut routes = BTreeSet::new();
+    let mut routes: BTreeSet<Route> =
+        taken.iter().map(|range| Route { range: *range, via: NextHop::Nowhere }).collect();
     for (name, peer) in peers.nodes.iter().filter(|(name, _)| &***name != own) {
         for range in &peer.ranges {
             let same_family = |ip: &&IpAddr| ip.is_ipv4() == range.is_ipv4();
@@ -90,7 +101,7 @@ fn plan(peers: &Peers, own: &str) -> BTreeSet<Route> {
                 tracing::warn!(node = %name, %range, "another node has this pod range too");
                 continue;
             }
-            routes.insert(Route { range: *range, gateway: *gateway });
+            routes.insert(Route { range: *range, via: NextHop::Node(*gateway) });
         }
     }
     routes
@@ -191,11 +202,12 @@ mod tests {
             ("c", "192.0.2.3", "fd00::/64"),
         ]);
         let routes: Vec<Route> = plan(&peers, "a").into_iter().collect();
-        let expected = Route {
-            range: "10.244.1.0/24".parse().expect("a literal"),
-            gateway: "192.0.2.2".parse().expect("a literal"),
-        };
-        assert_eq!(routes, [expected]);
+        let route = |range: &str, via| Route { range: range.parse().expect("a literal"), via };
+        let other = NextHop::Node("192.0.2.2".parse().expect("a literal"));
+        assert_eq!(
+            routes,
+            [route("10.244.0.0/24", NextHop::Nowhere), route("10.244.1.0/24", other)]
+        );
     }
 
     #[test]
@@ -207,7 +219,8 @@ mod tests {
             ("d", "192.0.2.4", "10.244.2.0/24"),
         ]);
         let routes = plan(&peers, "a");
-        assert_eq!(routes.len(), 1);
-        assert!(routes.iter().all(|r| r.gateway.to_string() == "192.0.2.3"));
+        let others: Vec<NextHop> =
+            routes.iter().map(|route| route.via).filter(|via| *via != NextHop::Nowhere).collect();
+        assert_eq!(others, [NextHop::Node("192.0.2.3".parse().expect("a literal"))]);
     }
 }

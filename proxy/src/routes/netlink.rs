@@ -7,11 +7,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use futures::TryStreamExt;
 use ipnetwork::IpNetwork;
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope,
+    RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::Route;
+use super::{NextHop, Route};
 
 /// Marks our routes (`ip route show proto 196`); not one of the kernel's or a routing daemon's.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(196);
@@ -22,8 +22,8 @@ pub enum RouteError {
     Open { source: io::Error },
     #[error("can't list the routes")]
     List { source: rtnetlink::Error },
-    #[error("can't add the route to {range} via {gateway}; the nodes must share a layer 2 network")]
-    Add { range: IpNetwork, gateway: IpAddr, source: rtnetlink::Error },
+    #[error("can't add the route to {range} ({via:?}); the nodes must share a layer 2 network")]
+    Add { range: IpNetwork, via: NextHop, source: rtnetlink::Error },
     #[error("can't delete the route to {range}")]
     Delete { range: IpNetwork, source: rtnetlink::Error },
 }
@@ -36,10 +36,10 @@ pub(super) async fn sync(wanted: &BTreeSet<Route>, prune: bool) -> Result<(), Ro
         let mut result = Ok(());
         for route in wanted.iter().filter(|route| !present.iter().any(|(r, _)| r == *route)) {
             match handle.route().add(message(*route)).replace().execute().await {
-                Ok(()) => tracing::info!(range = %route.range, via = %route.gateway, "route added"),
+                Ok(()) => tracing::info!(range = %route.range, via = ?route.via, "route added"),
                 Err(source) => {
-                    let Route { range, gateway } = *route;
-                    result = result.and(Err(RouteError::Add { range, gateway, source }));
+                    let Route { range, via } = *route;
+                    result = result.and(Err(RouteError::Add { range, via, source }));
                 }
             }
         }
@@ -109,27 +109,40 @@ fn parse(message: &RouteMessage) -> Option<Route> {
         }
     }
     let range = IpNetwork::new(destination?, message.header.destination_prefix_length).ok()?;
-    Some(Route { range, gateway: gateway? })
+    let via = match message.header.kind {
+        RouteType::Unreachable => NextHop::Nowhere,
+        _ => NextHop::Node(gateway?),
+    };
+    Some(Route { range, via })
 }
 
 fn message(route: Route) -> RouteMessage {
-    match (route.range, route.gateway) {
-        (IpNetwork::V4(range), IpAddr::V4(gateway)) => RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(range.network(), range.prefix())
-            .gateway(gateway)
-            .protocol(PROTOCOL)
-            .scope(RouteScope::Universe)
-            .build(),
-        (range, gateway) => {
-            let (IpAddr::V6(network), IpAddr::V6(gateway)) = (range.network(), gateway) else {
-                unreachable!("the plan pairs a range with a gateway of its family");
-            };
-            RouteMessageBuilder::<Ipv6Addr>::new()
-                .destination_prefix(network, range.prefix())
-                .gateway(gateway)
-                .protocol(PROTOCOL)
-                .scope(RouteScope::Universe)
-                .build()
+    let mut message = match (route.range, route.via) {
+        (IpNetwork::V4(range), NextHop::Node(IpAddr::V4(gateway))) => {
+            v4(range.network(), range.prefix()).gateway(gateway).build()
         }
+        (IpNetwork::V6(range), NextHop::Node(IpAddr::V6(gateway))) => {
+            v6(range.network(), range.prefix()).gateway(gateway).build()
+        }
+        (IpNetwork::V4(range), _) => v4(range.network(), range.prefix()).build(),
+        (IpNetwork::V6(range), _) => v6(range.network(), range.prefix()).build(),
+    };
+    if route.via == NextHop::Nowhere {
+        message.header.kind = RouteType::Unreachable;
     }
+    message
+}
+
+fn v4(network: Ipv4Addr, prefix: u8) -> RouteMessageBuilder<Ipv4Addr> {
+    RouteMessageBuilder::<Ipv4Addr>::new()
+        .destination_prefix(network, prefix)
+        .protocol(PROTOCOL)
+        .scope(RouteScope::Universe)
+}
+
+fn v6(network: Ipv6Addr, prefix: u8) -> RouteMessageBuilder<Ipv6Addr> {
+    RouteMessageBuilder::<Ipv6Addr>::new()
+        .destination_prefix(network, prefix)
+        .protocol(PROTOCOL)
+        .scope(RouteScope::Universe)
 }

@@ -76,13 +76,14 @@ impl TestCluster {
     pub fn get(test: &str) -> Self {
         let turn = turn();
         let kubeconfig = std::env::temp_dir().join("bowline-test.kubeconfig");
-        let up = vec![
+        let up = [
             "local".to_owned(),
             format!("--cluster={NAME}"),
             "up".to_owned(),
             format!("--nodes={NODES}"),
             format!("--kubeconfig={}", kubeconfig.display()),
             format!("--server-arg=--node-monitor-grace={NODE_GRACE_SECONDS}"),
+            "--agent-arg=--lease-period=1".to_owned(),
         ];
         bowline(&up.iter().map(String::as_str).collect::<Vec<_>>());
         let cluster = Cluster::open(NAME, None).expect("its record is whole").expect("it is up");

@@ -33,7 +33,7 @@ fn parse(text: &str) -> Resolver {
         .unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     Resolver {
         server: SocketAddr::new(server, 53),
-        search: words("search").last().unwrap_or_default(),
+        search: words("search").next_back().unwrap_or_default(),
     }
 }
 
