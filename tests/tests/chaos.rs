@@ -125,7 +125,7 @@ fn killing_the_proxy_breaks_nothing_and_pods_still_come_up() {
 fn killing_the_dns_worker_loses_no_query() {
     under_watch("kill-dns-worker", "the DNS worker", |cluster| {
         for node in ["n1", "n2", "n3"] {
-            kill(cluster, node, &["-f", "bowline-dns worker"]);
+            kill(cluster, node, &["-f", "self/exe worker --zone"]);
         }
     });
 }

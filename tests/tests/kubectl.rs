@@ -275,7 +275,7 @@ fn access_and_discovery_questions_are_answered() {
     let cluster = TestCluster::get("discovery");
     with_each(&cluster, |kubectl, _| {
         assert_eq!(kubectl.run(&["auth", "can-i", "create", "pods"]).trim(), "yes");
-        let no = kubectl.output(&["auth", "can-i", "create", "pods", "--as=system:anonymous"]);
+        let no = kubectl.output(&["auth", "can-i", "create", "pods", "--as=jane"]);
         assert_eq!(String::from_utf8_lossy(&no.stdout).trim(), "no");
         contains(&kubectl.run(&["auth", "can-i", "--list"]), &["Resources", "Verbs", "*"]);
         contains(

@@ -16,7 +16,11 @@ macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)+) => {
         /// Indices into COUNTERS.
         pub mod counter {
-            #[expect(non_camel_case_types, reason = "the names become constants")]
+            #[expect(
+                non_camel_case_types,
+                clippy::upper_case_acronyms,
+                reason = "the names become constants"
+            )]
             #[repr(u32)]
             enum Index { $($name,)+ }
             $($(#[$doc])* pub const $name: u32 = Index::$name as u32;)+
