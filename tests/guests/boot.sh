@@ -48,7 +48,7 @@ cat >"$work/main" <<MAIN
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount --bind $kernel/lib/modules /lib/modules
 mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/netns /run/lock /dev/shm /dev/pts
-mount -t tmpfs tmpfs /dev/shm; mount -t devpts devpts /dev/pts; mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /dev/shm; mount -t devpts devpts /dev/pts
 mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf
 # Overlays can't lie on overlays: images and snapshots go to plain memory.
 mkdir -p /var/lib/bowline; mount -t tmpfs -o mode=755 tmpfs /var/lib/bowline
