@@ -70,7 +70,7 @@ fn logs_exec_attach_and_cp_move_bytes_both_ways() {
         let folder = std::env::temp_dir().join(format!("bowline-cp-{}-{id}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let (there, back) = (folder.join("there"), folder.join("back"));
-        let bytes: Vec<u8> = (0..200_000_u32).flat_map(|n| n.to_le_bytes()).collect();
+        let bytes: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
         std::fs::write(&there, &bytes).expect("it can be written");
         let remote = format!("{pod}:/tmp/copy");
         kubectl.run(&["cp", &there.display().to_string(), &remote]);

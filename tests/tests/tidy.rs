@@ -1,5 +1,7 @@
 //! Rules that a compiler does not keep: sizes, the order of the floors, pages that tell the truth.
 
+#![expect(clippy::unwrap_used, reason = "these are tests: what can't be read fails them")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
