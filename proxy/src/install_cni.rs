@@ -216,9 +216,13 @@ mod tests {
         }
         let names = |path: &Path| -> Vec<String> {
             let entries = std::fs::read_dir(path).expect("it exists");
-            entries.map(|e| e.expect("an entry").file_name().to_string_lossy().into()).collect()
+            let mut names: Vec<String> = entries
+                .map(|e| e.expect("an entry").file_name().to_string_lossy().into())
+                .collect();
+            names.sort();
+            names
         };
-        assert_eq!(names(&config.bin_dir), [PLUGIN]);
+        assert_eq!(names(&config.bin_dir), [PLUGIN, LOOPBACK]);
         assert_eq!(names(&config.conf_dir), [CONFLIST]);
         let text = std::fs::read(config.conf_dir.join(CONFLIST)).expect("it is there");
         let json: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");

@@ -127,7 +127,9 @@ async fn until(what: &str, found: impl Fn() -> bool) {
 }
 
 fn our_routes() -> Vec<String> {
-    sh("ip route show proto 196").lines().map(|line| line.trim().to_owned()).collect()
+    let lines = sh("ip route show proto 196");
+    let to_nodes = lines.lines().filter(|line| !line.starts_with("unreachable"));
+    to_nodes.map(|line| line.trim().to_owned()).collect()
 }
 
 #[test]
@@ -145,6 +147,10 @@ fn routes_follow_the_nodes() {
         let wanted = "10.244.1.0/24 via 192.0.2.4 dev eth0".to_owned();
         until("the route moved, the gone node's went", || our_routes() == [wanted.clone()]).await;
         assert!(sh("ip route").contains("10.99.0.0/24"), "another's route is not ours to delete");
+        assert!(
+            sh("ip route show proto 196").contains("unreachable 10.244.0.0/24"),
+            "what is for no pod of this node must not leave by the default route"
+        );
         routes::remove_all().await.expect("they can be removed");
         assert_eq!(our_routes(), [""; 0]);
     });

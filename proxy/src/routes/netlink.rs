@@ -16,6 +16,9 @@ use super::{NextHop, Route};
 /// Marks our routes (`ip route show proto 196`); not one of the kernel's or a routing daemon's.
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(196);
 
+/// The metric of a route that counts only where there is no other.
+const LAST_RESORT: u32 = 1 << 30;
+
 #[derive(Debug, thiserror::Error)]
 pub enum RouteError {
     #[error("can't open a netlink socket")]
@@ -129,6 +132,8 @@ fn message(route: Route) -> RouteMessage {
     };
     if route.via == NextHop::Nowhere {
         message.header.kind = RouteType::Unreachable;
+        // Behind any other route to the same range, such as that of another network's bridge.
+        message.attributes.push(RouteAttribute::Priority(LAST_RESORT));
     }
     message
 }
