@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use bowline_tests::harness::{NODES, TESTKIT_IMAGE, TestCluster, eventually, reports_of};
 use bowline_tests::kit::report::Report;
 
+/// Requests that the two servers may have held when they died: one each.
+const LAST_REQUESTS: u64 = 2;
 /// Requests from each node's client.
 const REQUESTS: u64 = 600;
 
@@ -97,7 +99,7 @@ fn scale_to_zero_refuses_at_once_and_scale_up_answers_again() {
     let cluster = TestCluster::get("scale-to-zero");
     let kubectl = cluster.kubectl();
     let clients = cluster.client_pods();
-    cluster.servers("web", 2, "  type: NodePort\n", "      terminationGracePeriodSeconds: 1\n");
+    cluster.servers("web", 2, "  type: NodePort\n", "      terminationGracePeriodSeconds: 10\n");
     let port = cluster.node_port("web");
     let address = kubectl.jsonpath(&["service", "web"], "{.spec.clusterIP}");
     let outside = format!("{}:{port}", cluster.node_addresses()[1]);
@@ -113,13 +115,14 @@ fn scale_to_zero_refuses_at_once_and_scale_up_answers_again() {
     kubectl.run(&["scale", "deployment", "web", "--replicas=0"]);
     let emptied = slices.emptied();
     for report in reports_of(loads) {
-        let kinds: Vec<&String> = report.errors.keys().collect();
         assert!(report.failed > 0, "never refused: {report:?}");
-        for kind in kinds {
-            assert!(
-                kind.contains("refused") || kind.contains("unreachable"),
-                "refused is what a client must see, not {kind}: {report:?}"
-            );
+        for (kind, count) in &report.errors {
+            let refused = kind.contains("refused") || kind.contains("unreachable");
+            // Terminating servers serve to the end where there are no others (as kube-proxy has it):
+            // what one of them had begun to take when it died was lost with it, not with the
+            // service. Below, with the slices empty, nothing but refusals counts.
+            let died = *count <= LAST_REQUESTS;
+            assert!(refused || died, "refused is what a client must see, not {kind}: {report:?}");
         }
     }
     // From the slice's update on the wire to the first refusal, asked for anew in a tight loop.
