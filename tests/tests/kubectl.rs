@@ -37,7 +37,10 @@ fn logs_exec_attach_and_cp_move_bytes_both_ways() {
     with_each(&cluster, |kubectl, id| {
         let pod = format!("talker-{id}");
         talker(kubectl, &pod);
-        contains(&kubectl.run(&["logs", &pod]), &["line 0"]);
+        eventually("the pod has written three lines", 10, || {
+            let logs = kubectl.run(&["logs", &pod]);
+            if logs.starts_with("line 0\nline 1\nline 2\n") { Ok(()) } else { Err(logs) }
+        });
         let tail = kubectl.run(&["logs", &pod, "--tail=2", "--timestamps"]);
         assert_eq!(tail.lines().count(), 2, "{tail}");
         contains(&tail, &["20", "T", "Z line "]);
@@ -67,6 +70,8 @@ fn logs_exec_attach_and_cp_move_bytes_both_ways() {
             .expect("script(1) is part of Debian's base");
         contains(&String::from_utf8_lossy(&output.stdout), &["/dev/pts/"]);
 
+        attach_reaches_the_standard_input(kubectl, &format!("listener-{id}"));
+
         let folder = std::env::temp_dir().join(format!("bowline-cp-{}-{id}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder can be made");
         let (there, back) = (folder.join("there"), folder.join("back"));
@@ -77,6 +82,22 @@ fn logs_exec_attach_and_cp_move_bytes_both_ways() {
         kubectl.run(&["cp", &remote, &back.display().to_string()]);
         assert_eq!(std::fs::read(&back).expect("it came back"), bytes, "cp changed the bytes");
         std::fs::remove_dir_all(&folder).expect("it was ours");
+    });
+}
+
+/// A container that answers its standard input, and ends with it (`stdinOnce`).
+fn attach_reaches_the_standard_input(kubectl: &Kubectl, pod: &str) {
+    kubectl.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}}}\nspec:\n\
+         \x20 restartPolicy: Never\n  containers:\n  - name: main\n    image: {TESTKIT_IMAGE}\n\
+         \x20   command: [cat]\n    stdin: true\n    stdinOnce: true\n"
+    ));
+    kubectl.run(&["wait", "pod", pod, "--for=condition=Ready", "--timeout=60s"]);
+    let answer = kubectl.run_with_input(&["attach", "-i", pod], "over the wire\n");
+    contains(&answer, &["over the wire"]);
+    eventually("the container ended with its input", 30, || {
+        let phase = kubectl.run(&["get", "pod", pod, "-o", "jsonpath={.status.phase}"]);
+        if phase == "Succeeded" { Ok(()) } else { Err(phase) }
     });
 }
 
