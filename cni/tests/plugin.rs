@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashSet,
-    io::Write,
-    net::IpAddr,
+    io::{ErrorKind, Write},
+    net::{IpAddr, TcpStream},
+    sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -118,6 +119,49 @@ fn del_leaves_nothing_and_may_be_repeated() {
     let gone = node.dir.path().join("a");
     assert!(node.run("DEL", "a", Some(&gone)).ok, "the namespace is gone");
     node.assert_empty();
+}
+
+/// The kernel takes a link down before it drops the routes by it: packets sent in between vanish,
+/// and a client waits for a second or more.
+#[test]
+fn a_connection_to_a_pod_that_goes_is_refused_or_unreachable_but_never_lost() {
+    if !is_root("a_connection_to_a_pod_that_goes_is_refused_or_unreachable") {
+        return;
+    }
+    let node = Node::new();
+    node.space.ip("addr add 192.168.9.1/32 dev lo");
+    // As the agent has it: what is for no pod of this node's range is unreachable.
+    node.space.ip("route add unreachable 10.244.1.0/24 metric 1000");
+    for n in 0..8 {
+        let name = format!("p{n}");
+        let pod = node.pod(&name);
+        let address = node.add(&name, &pod).addresses()[0];
+        let going = AtomicBool::new(false);
+        let longest = thread::scope(|scope| {
+            let client =
+                scope.spawn(|| node.space.inside(|| connects_until_unreachable(address, &going)));
+            going.store(true, Ordering::Release);
+            assert!(node.run("DEL", &name, Some(&pod.path)).ok);
+            client.join().expect("the client ends")
+        });
+        assert!(longest < Duration::from_millis(500), "pod {n}: a connect took {longest:?}");
+    }
+}
+
+/// Connects to a port on which nothing listens until the address is unreachable; the longest wait.
+fn connects_until_unreachable(address: IpAddr, going: &AtomicBool) -> Duration {
+    let until = Instant::now() + Duration::from_secs(5);
+    let mut longest = Duration::ZERO;
+    while Instant::now() < until {
+        let began = Instant::now();
+        let error = TcpStream::connect_timeout(&(address, 9).into(), Duration::from_secs(1))
+            .expect_err("nothing listens there");
+        longest = longest.max(began.elapsed());
+        if error.kind() == ErrorKind::HostUnreachable && going.load(Ordering::Acquire) {
+            return longest;
+        }
+    }
+    panic!("the address never became unreachable");
 }
 
 #[test]

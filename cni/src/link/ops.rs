@@ -186,6 +186,20 @@ impl Netlink {
         })
     }
 
+    /// Deletes the route to a single host by a link. One that isn't there is no error.
+    pub fn delete_route(&mut self, destination: IpAddr, link: u32) -> Result<(), LinkError> {
+        let mut message = route_message(destination, host_prefix(destination));
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.scope = RouteScope::NoWhere;
+        message.attributes.push(RouteAttribute::Oif(link));
+        match self.change(Message::DelRoute(message), 0) {
+            Err(error) if error.raw_os_error() != Some(nix::errno::Errno::ESRCH as i32) => {
+                Err(LinkError::new("delete the route to", destination, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The number of the link by which packets to `destination` leave, if any.
     pub fn egress(&mut self, destination: IpAddr) -> Result<Option<u32>, LinkError> {
         let message = route_message(destination, host_prefix(destination));
