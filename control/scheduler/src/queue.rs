@@ -2,9 +2,10 @@
 //! waiting for the cluster to change (unschedulable). Pure; time is handed in.
 //!
 //! ```text
-//!   add ──> active ──pop──> (tried) ──no node──> unschedulable
-//!             ^                                       │ something changed, or FLUSH
-//!             └──── backoff <─────────────────────────┘ (active at once if it has rested)
+//!   add ──> active ──pop──> tried ──no node──> unschedulable
+//!             ^               │                       │ something changed, or FLUSH
+//!             │               └─binding refused─┐     │
+//!             └──── backoff <───────────────────┴─────┘ (active at once if it has rested)
 //! ```
 
 use std::cmp::Reverse;
@@ -34,6 +35,8 @@ pub(crate) enum Wakeup {
 enum Place {
     Active { order: (Reverse<i32>, u64) },
     Backoff { until: Instant, sequence: u64 },
+    /// Under decision, or chosen a node for: nothing that happens to the cluster calls it back.
+    Tried,
     Unschedulable { since: Instant, wants_company: bool },
 }
 
@@ -89,7 +92,7 @@ impl Queue {
         }
         let (_, key) = self.active.pop_first()?;
         if let Some(waiting) = self.pods.get_mut(&key) {
-            waiting.place = Place::Unschedulable { since: now, wants_company: false };
+            waiting.place = Place::Tried;
         }
         Some(key)
     }

@@ -92,8 +92,7 @@ impl State {
         match node.filter(|node| !node.is_empty()) {
             Some(node) => {
                 self.assumed.remove(&info.uid);
-                self.waiting.remove(key);
-                self.queue.remove(key);
+                self.waits_no_more(key);
                 let moved = self.cluster.place_of(&info.uid) != Some(&node);
                 self.placed.insert(key.clone(), info.uid.clone());
                 self.cluster.place(info, &node);
@@ -101,7 +100,10 @@ impl State {
                     self.queue.wake_all(Wakeup::Company, now);
                 }
             }
-            None if self.assumed.contains_key(&info.uid) => {}
+            // Should the binding be refused, its newest wishes count.
+            None if self.assumed.contains_key(&info.uid) && self.is_ours(&pod) => {
+                self.waiting.insert(key.clone(), info);
+            }
             None if self.is_ours(&pod) => {
                 let priority = info.priority;
                 let before = self.waiting.insert(key.clone(), info);
@@ -110,19 +112,20 @@ impl State {
                     self.queue.add(key, priority, now);
                 }
             }
-            None => {
-                self.waiting.remove(key);
-                self.queue.remove(key);
-            }
+            None => self.waits_no_more(key),
         }
+    }
+
+    fn waits_no_more(&mut self, key: &Key) {
+        if let Some(pod) = self.waiting.remove(key) {
+            self.nominated.remove(&pod.uid);
+        }
+        self.queue.remove(key);
     }
 
     fn forget_others(&mut self, key: &Key, uid: Option<&str>, now: Instant) {
         if self.waiting.get(key).is_some_and(|info| Some(info.uid.as_str()) != uid) {
-            if let Some(old) = self.waiting.remove(key) {
-                self.nominated.remove(&old.uid);
-            }
-            self.queue.remove(key);
+            self.waits_no_more(key);
         }
         if let Some(old) = self.placed.get(key).filter(|old| Some(old.as_str()) != uid).cloned() {
             self.placed.remove(key);
@@ -203,8 +206,9 @@ impl State {
 
     /// The API took the binding; its news of the pod may come later.
     pub(crate) fn bound(&mut self, pod: &PodInfo) {
-        self.waiting.remove(&pod.key);
-        self.queue.remove(&pod.key);
+        if self.waiting.get(&pod.key).is_some_and(|waiting| waiting.uid == pod.uid) {
+            self.waits_no_more(&pod.key);
+        }
     }
 
     /// The API refused the binding: the choice is undone and made again after a rest.

@@ -49,6 +49,36 @@ fn an_assumed_pod_takes_its_room_at_once() {
 }
 
 #[test]
+fn a_pod_being_bound_is_not_tried_against_itself() {
+    let now = Instant::now();
+    let mut state = state(now);
+    state.pod_changed(&key("a"), Some(pod("a", "600m", None)), now);
+    assert_eq!(bound_to(state.next(now)).as_deref(), Some("n"));
+    // The node grows while the binding is on its way: that calls back who waits for room.
+    let grown = node("n", json!({"cpu": "1100m", "pods": "9"}));
+    state.node_changed("n", Some(grown.node), now);
+    assert!(state.next(now).is_none(), "its node is chosen already");
+}
+
+#[test]
+fn a_nominated_pod_that_leaves_keeps_no_room() {
+    let now = Instant::now();
+    let mut state = state(now);
+    state.pod_changed(&key("low"), Some(pod("low", "1", Some("n"))), now);
+    let high = prioritised("high", "1", None, 9);
+    state.pod_changed(&key("high"), Some(Arc::clone(&high)), now);
+    assert!(matches!(state.next(now), Some(Action::Report { preemption: Some(_), .. })));
+    state.pod_changed(&key("low"), None, now);
+    let mut leaving = Pod::clone(&high);
+    let since = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
+    leaving.metadata.deletion_timestamp =
+        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since));
+    state.pod_changed(&key("high"), Some(Arc::new(leaving)), now);
+    state.pod_changed(&key("low-2"), Some(pod("low-2", "1", None)), now);
+    assert_eq!(bound_to(state.next(now)).as_deref(), Some("n"), "nobody else wants the room");
+}
+
+#[test]
 fn a_refused_binding_gives_the_room_back_and_is_tried_again() {
     let now = Instant::now();
     let mut state = state(now);
