@@ -33,11 +33,19 @@ pub(crate) enum Wakeup {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    Active { order: (Reverse<i32>, u64) },
-    Backoff { until: Instant, sequence: u64 },
+    Active {
+        order: (Reverse<i32>, u64),
+    },
+    Backoff {
+        until: Instant,
+        sequence: u64,
+    },
     /// Under decision, or chosen a node for: nothing that happens to the cluster calls it back.
     Tried,
-    Unschedulable { since: Instant, wants_company: bool },
+    Unschedulable {
+        since: Instant,
+        wants_company: bool,
+    },
 }
 
 #[derive(Debug)]

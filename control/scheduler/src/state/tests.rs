@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use serde_json::json;
 
 use super::*;
@@ -70,9 +72,7 @@ fn a_nominated_pod_that_leaves_keeps_no_room() {
     assert!(matches!(state.next(now), Some(Action::Report { preemption: Some(_), .. })));
     state.pod_changed(&key("low"), None, now);
     let mut leaving = Pod::clone(&high);
-    let since = k8s_openapi::jiff::Timestamp::UNIX_EPOCH;
-    leaving.metadata.deletion_timestamp =
-        Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since));
+    leaving.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
     state.pod_changed(&key("high"), Some(Arc::new(leaving)), now);
     state.pod_changed(&key("low-2"), Some(pod("low-2", "1", None)), now);
     assert_eq!(bound_to(state.next(now)).as_deref(), Some("n"), "nobody else wants the room");
