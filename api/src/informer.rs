@@ -12,10 +12,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::hash::Hash;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::StreamExt;
-use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt, watcher as watch_objects};
 use kube::{Api, Resource, ResourceExt};
@@ -24,10 +22,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// First and longest pause before a broken watch is tried again: the apiserver's restart should
-/// cost its clients little more than the restart itself.
-const RETRY_MIN: Duration = Duration::from_millis(50);
-const RETRY_MAX: Duration = Duration::from_secs(2);
+use crate::retry::Retry;
 
 /// Namespace (empty for cluster-scoped kinds) and name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -166,7 +161,7 @@ impl<K: Cached> Informer<K> {
         trim: fn(&mut K),
         shutdown: CancellationToken,
     ) {
-        let stream = watch_objects(api, config).backoff(Retry { next: RETRY_MIN });
+        let stream = watch_objects(api, config).backoff(Retry::default());
         let mut stream = std::pin::pin!(stream);
         let mut listed: Option<Vec<K>> = None;
         loop {
@@ -367,27 +362,6 @@ fn version<K: Resource>(object: &K) -> u64 {
 /// Drops what no reader of a cache needs.
 fn trim_managed_fields<K: Resource>(object: &mut K) {
     object.meta_mut().managed_fields = None;
-}
-
-/// Doubling pauses that start over after a success.
-struct Retry {
-    next: Duration,
-}
-
-impl Iterator for Retry {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let now = self.next;
-        self.next = (now * 2).min(RETRY_MAX);
-        Some(now)
-    }
-}
-
-impl Backoff for Retry {
-    fn reset(&mut self) {
-        self.next = RETRY_MIN;
-    }
 }
 
 #[cfg(test)]

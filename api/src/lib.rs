@@ -10,5 +10,6 @@ pub mod matching;
 pub mod names;
 pub mod quantity;
 pub mod ready;
+pub mod retry;
 pub mod selector;
 pub mod words;
