@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bowline_api::selector::FieldSelector;
 use bytes::{Bytes, BytesMut};
 use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Method, Request};
@@ -83,7 +84,13 @@ async fn answer(
             documents::serve(app, request.method(), &path, &query, request.headers()).await
         }
         Route::Resource(target) => {
-            app.authz.authorize(&user, &attributes(verb, &target))?;
+            let wanted = attributes(verb, &target, &query);
+            app.authz.authorize(&user, &wanted)?;
+            if is_session(&target) && verb == "get" {
+                // A WebSocket begins with a GET, yet it does what a POST does (since 1.35).
+                let wanted = Attributes { verb: "create".to_owned(), ..wanted };
+                app.authz.authorize(&user, &wanted)?;
+            }
             let kind = app.kinds.find(&target.group, &target.version, &target.resource);
             let kind = Arc::clone(kind.ok_or_else(ApiError::no_route)?);
             check_target(&kind, &target)?;
@@ -114,35 +121,70 @@ fn http_verb(method: &Method) -> &'static str {
     }
 }
 
-fn attributes(verb: &str, target: &Target) -> Attributes {
-    Attributes {
+/// Whether it is a way to act inside of a pod.
+fn is_session(target: &Target) -> bool {
+    target.resource == "pods"
+        && matches!(target.subresource.as_str(), "exec" | "attach" | "portforward")
+}
+
+fn attributes(verb: &str, target: &Target, query: &Query) -> Attributes {
+    let mut wanted = Attributes {
         verb: verb.to_owned(),
         group: target.group.clone(),
         resource: target.resource.clone(),
         subresource: target.subresource.clone(),
         namespace: target.namespace.clone(),
         name: target.name.clone(),
-        path: None,
+        ..Attributes::default()
+    };
+    if matches!(verb, "list" | "watch" | "deletecollection")
+        && let Some(Ok(fields)) = query.get("fieldSelector").map(FieldSelector::parse)
+    {
+        let one = |field| fields.required(field).unwrap_or_default().to_owned();
+        (wanted.name, wanted.node) = (one("metadata.name"), one("spec.nodeName"));
     }
+    wanted
 }
 
 /// Takes the user that the headers name, if the one who asks may.
 fn impersonate(app: &App, user: User, headers: &http::HeaderMap) -> ApiResult<User> {
     let Some(wanted) = authn::impersonated(headers)? else { return Ok(user) };
-    let may = |resource: &str, name: &str| {
+    let may = |group: &str, resource: &str, part: &str, name: &str| {
         let attributes = Attributes {
             verb: "impersonate".to_owned(),
+            group: group.to_owned(),
             resource: resource.to_owned(),
+            subresource: part.to_owned(),
             name: name.to_owned(),
             ..Attributes::default()
         };
         app.authz.authorize(&user, &attributes)
     };
-    may("users", &wanted.name)?;
-    for group in &wanted.groups {
+    match authn::service_account(&wanted.name) {
+        Some((namespace, name)) => app.authz.authorize(
+            &user,
+            &Attributes {
+                verb: "impersonate".to_owned(),
+                resource: "serviceaccounts".to_owned(),
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                ..Attributes::default()
+            },
+        )?,
+        None => may("", "users", "", &wanted.name)?,
+    }
+    for group in headers.get_all("impersonate-group").iter().filter_map(|g| g.to_str().ok()) {
         if group != authn::AUTHENTICATED && group != authn::UNAUTHENTICATED {
-            may("groups", group)?;
+            may("", "groups", "", group)?;
         }
+    }
+    for (key, values) in &wanted.extra {
+        for value in values {
+            may("authentication.k8s.io", "userextras", key, value)?;
+        }
+    }
+    if let Some(uid) = &wanted.uid {
+        may("authentication.k8s.io", "uids", "", uid)?;
     }
     Ok(wanted)
 }

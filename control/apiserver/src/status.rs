@@ -5,6 +5,7 @@ use bowline_schema::validate::FieldError;
 use serde_json::{Value, json};
 
 use crate::kinds::Kind;
+use crate::object;
 
 /// A failed request; see the API conventions, "Response Status Kind".
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,9 +45,15 @@ impl ApiError {
         Self::new(403, "Forbidden", message)
     }
 
-    /// An admission rule refused the object.
-    pub(crate) fn refused(kind: &Kind, name: &str, why: &str) -> Self {
-        let message = format!("{} \"{name}\" is forbidden: {why}", kind.qualified());
+    /// An admission rule refused the object. One whose name is generated is called by the prefix:
+    /// nobody has heard of the name.
+    pub(crate) fn refused(kind: &Kind, object: &Value, why: &str) -> Self {
+        let name = match object::text(object, "/metadata/generateName") {
+            "" => object::name(object),
+            prefix => prefix,
+        };
+        let quoted = if name.is_empty() { String::new() } else { format!(" \"{name}\"") };
+        let message = format!("{}{quoted} is forbidden: {why}", kind.qualified());
         Self::new(403, "Forbidden", message).about(kind, name)
     }
 

@@ -4,7 +4,7 @@ use bowline_api::quantity::Quantity;
 use serde_json::{Map, Value};
 
 use crate::kinds;
-use crate::object::{self, as_map, child, items, text};
+use crate::object::{as_map, child, items, text};
 use crate::rest::Call;
 use crate::status::{ApiError, ApiResult};
 
@@ -85,7 +85,7 @@ fn check(call: &Call, pod: &Value, limit: &Value) -> ApiResult<()> {
                     let wanted = wanted.as_str().unwrap_or_default();
                     return Err(ApiError::refused(
                         &call.kind,
-                        object::name(pod),
+                        pod,
                         &format!("{usage} {name} usage per Container is {wanted}, but {shown}"),
                     ));
                 }

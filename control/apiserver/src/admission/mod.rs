@@ -16,7 +16,7 @@ use crate::status::ApiResult;
 
 /// Admits a new object, which may be changed; runs after defaulting and before validation.
 pub(crate) fn create(call: &Call, object: &mut Value, warnings: &mut Vec<String>) -> ApiResult<()> {
-    namespace::exists(call)?;
+    namespace::exists(call, object)?;
     node::restrict(call, None, object)?;
     escalation::check(call, None, object)?;
     if call.kind.group.is_empty() {
@@ -39,4 +39,9 @@ pub(crate) fn create(call: &Call, object: &mut Value, warnings: &mut Vec<String>
 pub(crate) fn update(call: &Call, old: &Value, new: &mut Value) -> ApiResult<()> {
     node::restrict(call, Some(old), new)?;
     escalation::check(call, Some(old), new)
+}
+
+/// Admits a deletion.
+pub(crate) fn delete(call: &Call, old: &Value) -> ApiResult<()> {
+    node::restrict(call, Some(old), old)
 }

@@ -1,11 +1,13 @@
 //! Objects are created only in namespaces that exist and are not being deleted.
 
+use serde_json::Value;
+
 use crate::kinds;
 use crate::object::{self, is_deleting};
 use crate::rest::Call;
 use crate::status::{ApiError, ApiResult};
 
-pub(super) fn exists(call: &Call) -> ApiResult<()> {
+pub(super) fn exists(call: &Call, object: &Value) -> ApiResult<()> {
     if !call.kind.namespaced {
         return Ok(());
     }
@@ -19,7 +21,7 @@ pub(super) fn exists(call: &Call) -> ApiResult<()> {
         let why = format!(
             "unable to create new content in namespace {name} because it is being terminated"
         );
-        let mut error = ApiError::refused(&call.kind, &call.target.name, &why);
+        let mut error = ApiError::refused(&call.kind, object, &why);
         if let Some(details) = &mut error.details {
             details["causes"] = serde_json::json!([{
                 "reason": "NamespaceTerminating", "field": "metadata.namespace",

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::authz::refers;
 use crate::object::{self, text};
 use crate::rest::Call;
 use crate::status::{ApiError, ApiResult};
@@ -22,19 +23,21 @@ pub(super) fn restrict(call: &Call, old: Option<&Value>, new: &Value) -> ApiResu
     match call.kind.kind.as_str() {
         "Node" => restrict_node(call, node, old, new),
         "Pod" => restrict_pod(call, node, old, new),
-        "Lease" if call.target.namespace == "kube-node-lease" && object::name(new) != node => {
-            Err(refuse(
-                call,
-                new,
-                "can only access node lease with the same name as the requesting node",
-            ))
-        }
+        "Lease" => restrict_lease(call, node, new),
         _ => Ok(()),
     }
 }
 
 fn refuse(call: &Call, object: &Value, why: &str) -> ApiError {
-    ApiError::refused(&call.kind, object::name(object), why)
+    ApiError::refused(&call.kind, object, why)
+}
+
+fn restrict_lease(call: &Call, node: &str, new: &Value) -> ApiResult<()> {
+    if call.target.namespace == "kube-node-lease" && object::name(new) == node {
+        return Ok(());
+    }
+    let why = "can only access node lease with the same name as the requesting node";
+    Err(refuse(call, new, why))
 }
 
 fn restrict_node(call: &Call, node: &str, old: Option<&Value>, new: &Value) -> ApiResult<()> {
@@ -48,6 +51,11 @@ fn restrict_node(call: &Call, node: &str, old: Option<&Value>, new: &Value) -> A
             && old.pointer("/spec/taints") != new.pointer("/spec/taints")
     }) {
         let why = format!("node \"{node}\" is not allowed to modify taints");
+        return Err(refuse(call, new, &why));
+    }
+    let owners = |object: &Value| object.pointer("/metadata/ownerReferences").cloned();
+    if old.is_some_and(|old| owners(old) != owners(new)) {
+        let why = format!("node \"{node}\" is not allowed to modify ownerReferences");
         return Err(refuse(call, new, &why));
     }
     let labels = |object: Option<&Value>| {
@@ -82,6 +90,14 @@ fn restrict_pod(call: &Call, node: &str, old: Option<&Value>, new: &Value) -> Ap
         let why = format!(
             "pod does not have \"kubernetes.io/config.mirror\" annotation, node \"{node}\" can \
              only create mirror pods"
+        );
+        return Err(refuse(call, new, &why));
+    }
+    // Else a kubelet could make itself a pod that lets it read what the reference names.
+    if old.is_none() && refers(new.get("spec").unwrap_or(&Value::Null), &mut |_, _| true) {
+        let why = format!(
+            "node \"{node}\" can not create pods that reference secrets, configmaps or \
+             persistentvolumeclaims"
         );
         return Err(refuse(call, new, &why));
     }

@@ -21,7 +21,7 @@ pub(super) fn apply(call: &Call, pod: &mut Value) -> ApiResult<()> {
         let class = call.app.cache.get(&format!("{prefix}{named}"));
         let class = class.ok_or_else(|| {
             let why = format!("no PriorityClass with name {named} was found");
-            ApiError::refused(&call.kind, object::name(pod), &why)
+            ApiError::refused(&call.kind, pod, &why)
         })?;
         Some(class.value())
     };
@@ -30,7 +30,7 @@ pub(super) fn apply(call: &Call, pod: &mut Value) -> ApiResult<()> {
     if given.is_some_and(|given| *given != value) {
         return Err(ApiError::refused(
             &call.kind,
-            object::name(pod),
+            pod,
             "the integer value of priority must not be provided in pod spec; priority admission \
              controller computed it from the given PriorityClass name",
         ));

@@ -26,7 +26,7 @@ pub(super) fn apply(call: &Call, pod: &mut Value) -> ApiResult<()> {
     let Some(account) = call.app.cache.get(&key).map(|entry| entry.value()) else {
         return Err(ApiError::refused(
             &call.kind,
-            object::name(pod),
+            pod,
             &format!(
                 "error looking up service account {namespace}/{name}: serviceaccount \"{name}\" \
              not found"
@@ -55,11 +55,7 @@ fn mirror(call: &Call, pod: &Value) -> ApiResult<()> {
     if text(pod, "/spec/serviceAccountName").is_empty() {
         return Ok(());
     }
-    Err(ApiError::refused(
-        &call.kind,
-        object::name(pod),
-        "a mirror pod may not reference service accounts",
-    ))
+    Err(ApiError::refused(&call.kind, pod, "a mirror pod may not reference service accounts"))
 }
 
 fn mount_token(pod: &mut Value) {

@@ -150,11 +150,13 @@ pub(crate) fn impersonated(headers: &HeaderMap) -> ApiResult<Option<User>> {
     Ok(Some(user))
 }
 
+/// Namespace and name of the service account that is a user's name.
+pub(crate) fn service_account(user: &str) -> Option<(&str, &str)> {
+    user.strip_prefix("system:serviceaccount:")?.split_once(':')
+}
+
 /// Groups that a service account is in by its name.
 fn service_account_groups(user: &str) -> Vec<String> {
-    let rest = user.strip_prefix("system:serviceaccount:");
-    let Some((namespace, _)) = rest.and_then(|rest| rest.split_once(':')) else {
-        return Vec::new();
-    };
+    let Some((namespace, _)) = service_account(user) else { return Vec::new() };
     vec!["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]
 }

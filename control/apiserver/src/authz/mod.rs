@@ -1,5 +1,7 @@
-//! Whether a user may do what is asked: RBAC, and `system:masters` who may do all.
+//! Whether a user may do what is asked: RBAC, kubelets for their own nodes, and `system:masters` who
+//! may do all.
 
+mod node;
 mod rbac;
 
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use crate::authn::{MASTERS, User};
 use crate::cache::Cache;
 use crate::status::{ApiError, ApiResult};
 
+pub(crate) use node::refers;
 use rbac::Snapshot;
 pub(crate) use rbac::{Rule, rules};
 
@@ -21,7 +24,10 @@ pub(crate) struct Attributes {
     pub(crate) resource: String,
     pub(crate) subresource: String,
     pub(crate) namespace: String,
+    /// For a list or watch the one name to which the field selector confines it.
     pub(crate) name: String,
+    /// The one node to which a field selector confines a list or watch of pods.
+    pub(crate) node: String,
     /// Set for what is no resource; all but `verb` is empty then.
     pub(crate) path: Option<String>,
 }
@@ -52,7 +58,8 @@ impl Authorizer {
         if user.is_in(MASTERS) {
             return Some(String::new());
         }
-        self.snapshot().allows(user, wanted)
+        let of_node = user.node().is_some_and(|node| node::allows(&self.cache, node, wanted));
+        if of_node { Some(String::new()) } else { self.snapshot().allows(user, wanted) }
     }
 
     pub(crate) fn authorize(&self, user: &User, wanted: &Attributes) -> ApiResult<()> {

@@ -3,13 +3,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use bowline_api::selector::LabelSelector;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Attributes;
 use crate::authn::User;
-use crate::cache::{Cache, Entry};
+use crate::cache::Cache;
 use crate::kinds;
 use crate::object::{self, text};
 
@@ -127,14 +126,13 @@ impl Snapshot {
 
     pub(super) fn build(cache: &Cache, revision: u64) -> Self {
         let all = |resource| cache.all(&kinds::prefix(GROUP, resource));
-        let cluster_roles = cluster_roles(&all("clusterroles"));
-        let roles: HashMap<String, Arc<Vec<Rule>>> = all("roles")
-            .iter()
-            .map(|entry| entry.value())
-            .map(|o| {
-                (format!("{}/{}", object::namespace(&o), object::name(&o)), Arc::new(rules(&o)))
-            })
-            .collect();
+        let roles = |resource| -> HashMap<String, Arc<Vec<Rule>>> {
+            let objects = all(resource).into_iter().map(|entry| entry.value());
+            let place =
+                |role: &Value| format!("{}/{}", object::namespace(role), object::name(role));
+            objects.map(|role| (place(&role), Arc::new(rules(&role)))).collect()
+        };
+        let (cluster_roles, roles) = (roles("clusterroles"), roles("roles"));
         let mut snapshot = Self { revision, grants: HashMap::new() };
         for (kind, resource) in
             [("ClusterRoleBinding", "clusterrolebindings"), ("RoleBinding", "rolebindings")]
@@ -143,7 +141,7 @@ impl Snapshot {
                 let binding = entry.value();
                 let role = text(&binding, "/roleRef/name");
                 let rules = match text(&binding, "/roleRef/kind") {
-                    "ClusterRole" => cluster_roles.get(role),
+                    "ClusterRole" => cluster_roles.get(&format!("/{role}")),
                     _ => roles.get(&format!("{}/{role}", object::namespace(&binding))),
                 };
                 if let Some(rules) = rules {
@@ -208,42 +206,4 @@ impl Snapshot {
 pub(crate) fn rules(role: &Value) -> Vec<Rule> {
     let rules = role.get("rules").filter(|rules| !rules.is_null());
     rules.and_then(|rules| Vec::deserialize(rules).ok()).unwrap_or_default()
-}
-
-/// How deep aggregated roles may aggregate others: admin holds edit, which holds view.
-const AGGREGATION_DEPTH: usize = 4;
-
-/// Cluster roles by name, with those that they aggregate.
-fn cluster_roles(entries: &[Arc<Entry>]) -> HashMap<String, Arc<Vec<Rule>>> {
-    let objects: Vec<Value> = entries.iter().map(|entry| entry.value()).collect();
-    let own: Vec<Vec<Rule>> = objects.iter().map(rules).collect();
-    let parts: Vec<Vec<usize>> =
-        objects.iter().enumerate().map(|(i, object)| aggregated(object, i, entries)).collect();
-    let mut all = own.clone();
-    for _ in 0..AGGREGATION_DEPTH {
-        let next = |i: usize| -> Vec<Rule> {
-            let mut rules = own[i].clone();
-            for rule in parts[i].iter().flat_map(|&part| &all[part]) {
-                if !rules.contains(rule) {
-                    rules.push(rule.clone());
-                }
-            }
-            rules
-        };
-        all = (0..own.len()).map(next).collect();
-    }
-    let names = objects.iter().map(|object| object::name(object).to_owned());
-    names.zip(all.into_iter().map(Arc::new)).collect()
-}
-
-/// Which others a cluster role takes the rules of.
-fn aggregated(role: &Value, index: usize, entries: &[Arc<Entry>]) -> Vec<usize> {
-    let selectors = object::items(role, "/aggregationRule/clusterRoleSelectors").iter();
-    let selectors: Vec<LabelSelector> = selectors
-        .filter_map(|selector| serde_json::from_value(selector.clone()).ok())
-        .filter_map(|selector| LabelSelector::from_object(&selector))
-        .collect();
-    let wanted = |entry: &Entry| selectors.iter().any(|s| s.matches_by(|name| entry.label(name)));
-    let others = entries.iter().enumerate();
-    others.filter(|(other, e)| *other != index && wanted(e)).map(|(other, _)| other).collect()
 }

@@ -58,9 +58,10 @@ fn part(name: &str, of: &str, rules: &[Value]) -> Value {
     role
 }
 
-/// A role that is the sum of others.
-fn sum(name: &str, of: Option<&str>) -> Value {
-    let mut role = role(name, &[]);
+/// A role that is the sum of others. It has `rules` from the start, in the order in which the
+/// controllers, who keep them, write them.
+fn sum(name: &str, of: Option<&str>, rules: &[Vec<Value>]) -> Value {
+    let mut role = role(name, &rules.concat());
     let label = format!("rbac.authorization.k8s.io/aggregate-to-{name}");
     role["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]});
     if let Some(of) = of {
@@ -260,9 +261,9 @@ fn admin() -> Vec<Value> {
 
 fn user_facing() -> Vec<Value> {
     vec![
-        sum("admin", None),
-        sum("edit", Some("admin")),
-        sum("view", Some("edit")),
+        sum("admin", None, &[edit(), view(), admin()]),
+        sum("edit", Some("admin"), &[edit(), view()]),
+        sum("view", Some("edit"), &[view()]),
         part("system:aggregate-to-admin", "admin", &admin()),
         part("system:aggregate-to-edit", "edit", &edit()),
         part("system:aggregate-to-view", "view", &view()),
@@ -331,6 +332,8 @@ fn components() -> Vec<Value> {
                     &["create"],
                 ),
                 rule(&["certificates.k8s.io"], &["signers"], &["approve", "sign"]),
+                // Rules of cluster roles that are sums of others.
+                rule(&["rbac.authorization.k8s.io"], &["clusterroles"], &["escalate"]),
                 rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
                 rule(&["authorization.k8s.io"], &["subjectaccessreviews"], &["create"]),
             ],
@@ -343,6 +346,8 @@ fn components() -> Vec<Value> {
     ]
 }
 
+/// What every node may do alike. What depends on which node it is, the authorizer says
+/// (`authz/node.rs`) and admission (`admission/node.rs`).
 fn node_rules() -> Vec<Value> {
     vec![
         rule(&["authentication.k8s.io"], &["tokenreviews"], &["create"]),
@@ -352,24 +357,11 @@ fn node_rules() -> Vec<Value> {
             &["create"],
         ),
         rule(&[""], &["services"], READ),
-        rule(&[""], &["nodes"], &["create", "get", "list", "watch", "patch", "update"]),
-        rule(&[""], &["nodes/status"], &["patch", "update"]),
+        rule(&[""], &["nodes"], &["create"]),
         rule(&["", "events.k8s.io"], &["events"], &["create", "patch", "update"]),
-        rule(&[""], &["pods"], &["get", "list", "watch", "create", "delete"]),
+        rule(&[""], &["pods"], &["create", "delete"]),
         rule(&[""], &["pods/status"], &["patch", "update"]),
         rule(&[""], &["pods/eviction", "serviceaccounts/token"], &["create"]),
-        rule(
-            &[""],
-            &[
-                "configmaps",
-                "secrets",
-                "persistentvolumeclaims",
-                "persistentvolumes",
-                "endpoints",
-                "serviceaccounts",
-            ],
-            READ,
-        ),
         rule(
             &["certificates.k8s.io"],
             &["certificatesigningrequests"],
@@ -383,13 +375,9 @@ fn node_rules() -> Vec<Value> {
             ],
             &["create"],
         ),
-        rule(
-            &["coordination.k8s.io"],
-            &["leases"],
-            &["create", "delete", "get", "patch", "update"],
-        ),
+        rule(&["coordination.k8s.io"], &["leases"], &["create"]),
         rule(&["storage.k8s.io"], &["volumeattachments", "csidrivers"], READ),
-        rule(&["storage.k8s.io"], &["csinodes"], &["create", "delete", "get", "patch", "update"]),
+        rule(&["storage.k8s.io"], &["csinodes"], &["create"]),
         rule(&["node.k8s.io"], &["runtimeclasses"], READ),
     ]
 }

@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::selection::Selection;
 use super::write::{self, Outcome, Step};
 use super::{Call, decode, meta};
+use crate::admission;
 use crate::object;
 use crate::present;
 use crate::reply::{self, Reply};
@@ -121,6 +122,7 @@ pub(crate) async fn remove(call: &Call, name: &str, options: &Options) -> ApiRes
     write::change(call, name, |old| {
         let old = old.ok_or_else(|| ApiError::not_found(&call.kind, name))?;
         options.check(call, old)?;
+        admission::delete(call, old)?;
         Ok(step(call, old, options))
     })
     .await

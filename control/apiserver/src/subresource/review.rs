@@ -66,7 +66,7 @@ fn access(call: &Call, user: &User, review: &Value) -> Value {
             subresource: part("subresource"),
             namespace: part("namespace"),
             name: part("name"),
-            path: None,
+            ..Attributes::default()
         }
     };
     match call.app.authz.allows(user, &wanted) {

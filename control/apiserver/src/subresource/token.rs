@@ -41,9 +41,12 @@ pub(super) fn issue(call: &Call, body: &Bytes) -> ApiResult<Reply> {
     let bound = bound(call, &account, request.pointer("/spec/boundObjectRef"))?;
     if let Some(node) = call.user.node() {
         let own = bound.node.as_ref().is_some_and(|found| found.name == node);
-        if bound.pod.is_none() || !own {
-            let why = format!("node \"{node}\" may only ask for tokens of pods that run on it");
-            return Err(ApiError::refused(&call.kind, &call.target.name, &why));
+        let exact = !text(&request, "/spec/boundObjectRef/uid").is_empty();
+        if bound.pod.is_none() || !own || !exact {
+            let why = format!(
+                "node \"{node}\" may only ask for tokens of pods that run on it, named by their uid"
+            );
+            return Err(ApiError::refused(&call.kind, &account, &why));
         }
     }
     let token = tokens

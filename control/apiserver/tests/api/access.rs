@@ -1,6 +1,6 @@
 //! Who may do what.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::kit::{Caller, Cluster, DEFAULT, config_map, pod};
 
@@ -89,6 +89,19 @@ async fn nobody_grants_more_than_they_hold() {
     let refused = account.post(&roles, &of("more", "nodes")).await;
     assert_eq!(refused.code, 403, "{}", refused.body);
     assert!(refused.message().contains("not currently held"), "{}", refused.message());
+    let mut maker = of("maker", "pods");
+    maker["rules"][0] = json!({"apiGroups": ["rbac.authorization.k8s.io"],
+        "resources": ["clusterroles"], "verbs": ["create"]});
+    admin.post(&format!("{RBAC}/clusterroles"), &maker).await.ok();
+    let binding = json!({"metadata": {"name": "m"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+            "name": "maker"},
+        "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "default"}]});
+    admin.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.ok();
+    let sum = json!({"metadata": {"name": "sum"}, "rules": [],
+        "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"a": "b"}}]}});
+    let refused = account.post(&format!("{RBAC}/clusterroles"), &sum).await;
+    assert_eq!(refused.code, 403, "nobody knows what the sum will hold");
 }
 
 #[tokio::test]
@@ -103,7 +116,10 @@ async fn reviews_tell_what_the_authorizer_would_say() {
     let allowed = async |body| admin.post(path, &body).await.ok()["status"]["allowed"].clone();
     assert_eq!(allowed(review("bob", &[], "get", "pods")).await, false);
     assert_eq!(allowed(review("bob", &["system:masters"], "get", "pods")).await, true);
-    assert_eq!(allowed(review("system:node:n1", &["system:nodes"], "list", "pods")).await, true);
+    assert_eq!(
+        allowed(review("system:node:n1", &["system:nodes"], "list", "services")).await,
+        true
+    );
     assert_eq!(allowed(review("system:kube-scheduler", &[], "watch", "pods")).await, true);
     let as_bob = http::Request::get("/api/v1/pods").header("impersonate-user", "bob");
     let request = as_bob.body(Vec::new()).expect("it is valid");
@@ -111,27 +127,150 @@ async fn reviews_tell_what_the_authorizer_would_say() {
     assert!(refused.is_err_and(|e| e.to_string().contains("User \"bob\"")), "acting as bob");
 }
 
+/// Two nodes with a client each.
+async fn nodes(cluster: &Cluster) -> (Caller, Caller) {
+    let (n1, n2) = (cluster.by_certificate("n1").await, cluster.by_certificate("n2").await);
+    n1.post("/api/v1/nodes", &json!({"metadata": {"name": "n1"}})).await.ok();
+    n2.post("/api/v1/nodes", &json!({"metadata": {"name": "n2"}})).await.ok();
+    (n1, n2)
+}
+
+/// A pod on n1.
+fn pod_of_n1(name: &str) -> Value {
+    let mut object = pod(name);
+    object["spec"]["nodeName"] = json!("n1");
+    object
+}
+
 #[tokio::test]
 async fn a_kubelet_touches_only_its_own_node_and_pods() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin().await;
     admin.service_account("default").await;
-    let (n1, n2) = (cluster.by_certificate("n1").await, cluster.by_certificate("n2").await);
-    let node = json!({"metadata": {"name": "n1"}});
+    let (n1, n2) = nodes(&cluster).await;
+    let node = json!({"metadata": {"name": "n3"}});
     assert_eq!(n2.post("/api/v1/nodes", &node).await.code, 403, "another's name");
-    n1.post("/api/v1/nodes", &node).await.ok();
-    let mut object = pod("p");
-    object["spec"]["nodeName"] = json!("n1");
-    admin.post(&format!("{DEFAULT}/pods"), &object).await.ok();
+    let owned = json!({"metadata": {"ownerReferences": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "name": "x", "uid": "x"}]}});
+    assert_eq!(n1.merge("/api/v1/nodes/n1", &owned).await.code, 403, "its end is not its own");
+    assert_eq!(n2.merge("/api/v1/nodes/n1/status", &json!({"status": {}})).await.code, 403);
+    n1.merge("/api/v1/nodes/n1/status", &json!({"status": {}})).await.ok();
+    let made = admin.post(&format!("{DEFAULT}/pods"), &pod_of_n1("p")).await.ok();
     let status = json!({"status": {"phase": "Running"}});
     let path = format!("{DEFAULT}/pods/p/status");
     assert_eq!(n2.merge(&path, &status).await.code, 403);
     n1.merge(&path, &status).await.ok();
     let token =
-        |uid: &str| json!({"spec": {"boundObjectRef": {"kind": "Pod", "name": "p", "uid": uid}}});
+        |uid: &Value| json!({"spec": {"boundObjectRef": {"kind": "Pod", "name": "p", "uid": uid}}});
     let path = format!("{DEFAULT}/serviceaccounts/default/token");
-    assert_eq!(n2.post(&path, &token("")).await.code, 403, "a token for another's pod");
-    n1.post(&path, &token("")).await.ok();
+    let uid = &made["metadata"]["uid"];
+    assert_eq!(n2.post(&path, &token(uid)).await.code, 403, "a token for another's pod");
+    assert_eq!(n1.post(&path, &token(&json!(""))).await.code, 403, "which pod of this name?");
+    n1.post(&path, &token(uid)).await.ok();
+    let eviction = json!({"metadata": {"name": "p"}});
+    let evict = format!("{DEFAULT}/pods/p/eviction");
+    assert_eq!(n2.post(&evict, &eviction).await.code, 403, "another's pod");
+    assert_eq!(n2.delete(&format!("{DEFAULT}/pods/p")).await.code, 403, "another's pod");
+    n1.delete(&format!("{DEFAULT}/pods/p?gracePeriodSeconds=0")).await.ok();
+}
+
+#[tokio::test]
+async fn a_kubelet_reads_only_what_its_pods_need() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin.service_account("default").await;
+    let (n1, n2) = nodes(&cluster).await;
+    for name in ["mine", "other"] {
+        let secret = json!({"metadata": {"name": name}, "stringData": {"a": "b"}});
+        admin.post(&format!("{DEFAULT}/secrets"), &secret).await.ok();
+    }
+    let path = |name: &str| format!("{DEFAULT}/secrets/{name}");
+    let mut object = pod_of_n1("p");
+    object["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "mine"}}]);
+    assert_eq!(n1.get(&path("mine")).await.code, 403, "no pod of it needs the secret yet");
+    admin.post(&format!("{DEFAULT}/pods"), &object).await.ok();
+    n1.get(&path("mine")).await.ok();
+    n1.get(&format!("{DEFAULT}/secrets?fieldSelector=metadata.name=mine")).await.ok();
+    assert_eq!(n1.get(&path("other")).await.code, 403);
+    assert_eq!(n2.get(&path("mine")).await.code, 403, "the pod is on another node");
+    for all in ["secrets", "configmaps", "secrets?fieldSelector=metadata.name!=x"] {
+        assert_eq!(n1.get(&format!("{DEFAULT}/{all}")).await.code, 403, "{all}");
+    }
+    let map = format!("{DEFAULT}/configmaps/kube-root-ca.crt");
+    assert_eq!(n1.get(&map).await.code, 404, "every pod mounts it, though it is not made yet");
+    assert_eq!(n1.get("/api/v1/pods").await.code, 403, "only its own pods");
+    n1.get("/api/v1/pods?fieldSelector=spec.nodeName=n1").await.ok();
+    assert_eq!(n2.get("/api/v1/pods?fieldSelector=spec.nodeName=n1").await.code, 403);
+    let leases = "/apis/coordination.k8s.io/v1/namespaces";
+    let lease = json!({"metadata": {"name": "n1"}, "spec": {"holderIdentity": "n1"}});
+    n1.post(&format!("{leases}/kube-node-lease/leases"), &lease).await.ok();
+    n1.get(&format!("{leases}/kube-node-lease/leases/n1")).await.ok();
+    assert_eq!(n2.get(&format!("{leases}/kube-node-lease/leases/n1")).await.code, 403);
+    let elsewhere = n1.post(&format!("{leases}/kube-system/leases"), &lease).await;
+    assert_eq!(elsewhere.code, 403, "leaders are elected there");
+    let mut mirror = pod_of_n1("mirror");
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    n1.post(&format!("{DEFAULT}/pods"), &mirror).await.ok();
+    mirror["metadata"]["name"] = json!("thief");
+    mirror["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "other"}}]);
+    assert_eq!(n1.post(&format!("{DEFAULT}/pods"), &mirror).await.code, 403, "to read the secret");
+}
+
+#[tokio::test]
+async fn a_session_in_a_pod_needs_create_however_it_begins() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin.service_account("sa").await;
+    admin.service_account("default").await;
+    admin.post(&format!("{DEFAULT}/pods"), &pod("p")).await.ok();
+    let rules =
+        |verbs: &[&str]| json!([{"apiGroups": [""], "resources": ["pods/exec"], "verbs": verbs}]);
+    role(&admin, &["get"]).await;
+    let path = format!("{RBAC}/namespaces/default/roles/r");
+    admin.merge(&path, &json!({"rules": rules(&["get"])})).await.ok();
+    let token = admin.token("sa", &json!({})).await;
+    let account = cluster.by_token(Some(&token)).await;
+    let exec = format!("{DEFAULT}/pods/p/exec?command=id");
+    let refused = account.get(&exec).await;
+    assert_eq!(refused.code, 403, "a WebSocket begins with a GET");
+    assert!(refused.message().contains("cannot create resource \"pods/exec\""), "{refused:?}");
+    admin.merge(&path, &json!({"rules": rules(&["get", "create"])})).await.ok();
+    assert_eq!(account.get(&exec).await.code, 400, "the pod has no node, but it may");
+}
+
+#[tokio::test]
+async fn acting_as_another_needs_the_right_for_each_part() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin.service_account("sa").await;
+    let rule = |group: &str, resource: &str| json!({"apiGroups": [group], "resources": [resource], "verbs": ["impersonate"]});
+    let role = json!({"metadata": {"name": "actor"},
+        "rules": [rule("", "serviceaccounts"), rule("", "users")]});
+    admin.post(&format!("{RBAC}/clusterroles"), &role).await.ok();
+    let binding = json!({"metadata": {"name": "actor"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "actor"},
+        "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "default"}]});
+    admin.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.ok();
+    let token = admin.token("sa", &json!({})).await;
+    let account = cluster.by_token(Some(&token)).await;
+    let ask = async |headers: &[(&str, &str)]| {
+        let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+        let mut request = http::Request::post(path).header("content-type", "application/json");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(b"{}".to_vec()).expect("it is valid");
+        account.client.request_text(request).await.map_err(|error| error.to_string())
+    };
+    let other = ("impersonate-user", "system:serviceaccount:kube-system:x");
+    let answer = ask(&[other]).await.expect("it may act as service accounts");
+    assert!(answer.contains("system:serviceaccounts:kube-system"), "{answer}");
+    ask(&[("impersonate-user", "bob")]).await.expect("and as users");
+    for more in
+        [("impersonate-group", "g"), ("impersonate-uid", "u"), ("impersonate-extra-scopes", "all")]
+    {
+        ask(&[("impersonate-user", "bob"), more]).await.expect_err("a part it may not take");
+    }
 }
 
 #[tokio::test]

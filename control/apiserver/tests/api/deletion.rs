@@ -139,3 +139,21 @@ async fn an_eviction_is_refused_when_its_budget_is_used_up() {
     assert_eq!(refused.code, 429, "{}", refused.body);
     assert_eq!(refused.body["details"]["causes"][0]["reason"], "DisruptionBudget");
 }
+
+#[tokio::test]
+async fn what_a_leaving_namespace_refuses_is_named() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "a"}})).await.ok();
+    admin.delete("/api/v1/namespaces/a").await.ok();
+    let why = "is forbidden: unable to create new content in namespace a because it is being \
+               terminated";
+    for (metadata, name) in [(json!({"name": "web"}), "web"), (json!({"generateName": "w-"}), "w-")]
+    {
+        let object = json!({"metadata": metadata});
+        let refused = admin.post("/api/v1/namespaces/a/endpoints", &object).await;
+        assert_eq!(refused.code, 403);
+        assert_eq!(refused.message(), format!("endpoints \"{name}\" {why}"));
+        assert_eq!(refused.body["details"]["causes"][0]["reason"], "NamespaceTerminating");
+    }
+}
