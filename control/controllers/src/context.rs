@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::watcher;
 use kube::{Api, Client};
@@ -26,8 +27,10 @@ use crate::config::Config;
 use crate::gc::Collector;
 use crate::node::health::Heartbeats;
 use crate::pod_gc::Missing;
-use crate::queue::IsRoutine;
+use crate::queue::Failure;
 
+/// The cause in the apiserver's answer to who creates something in a namespace that is going.
+const NAMESPACE_GOING: &str = "NamespaceTerminating";
 /// Namespace of the nodes' leases.
 const LEASES: &str = "kube-node-lease";
 
@@ -40,11 +43,23 @@ pub(crate) enum Error {
     Other(String),
 }
 
-impl IsRoutine for Error {
+impl Failure for Error {
     /// Conflicts, and things deleted meanwhile, solve themselves with the next look.
     fn is_routine(&self) -> bool {
         matches!(self, Self::Api(kube::Error::Api(status)) if matches!(status.code, 404 | 409))
     }
+
+    /// Nothing can be made any more in a namespace that is going, and what it lacks goes with it.
+    fn is_moot(&self) -> bool {
+        matches!(self, Self::Api(error) if is_namespace_going(error))
+    }
+}
+
+/// The apiserver refused because the namespace is being deleted.
+pub(crate) fn is_namespace_going(error: &kube::Error) -> bool {
+    let kube::Error::Api(status) = error else { return false };
+    let mut causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.any(|cause| cause.reason == NAMESPACE_GOING)
 }
 
 pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
@@ -77,6 +92,7 @@ pub(crate) struct Caches {
     pub(crate) cron_jobs: Informer<CronJob>,
     pub(crate) requests: Informer<CertificateSigningRequest>,
     pub(crate) budgets: Informer<PodDisruptionBudget>,
+    pub(crate) cluster_roles: Informer<ClusterRole>,
 }
 
 pub(crate) struct Context {
@@ -135,6 +151,7 @@ impl Context {
         start.kind(&caches.cron_jobs, all());
         start.kind(&caches.requests, all());
         start.kind(&caches.budgets, all());
+        start.kind(&caches.cluster_roles, all());
         let leases = Api::namespaced(self.client.clone(), LEASES);
         let run = caches.leases.clone().run(leases, all(), |_| {}, shutdown.clone());
         tasks.spawn(run);
@@ -162,6 +179,7 @@ impl Context {
         caches.cron_jobs.synced().await;
         caches.requests.synced().await;
         caches.budgets.synced().await;
+        caches.cluster_roles.synced().await;
     }
 }
 

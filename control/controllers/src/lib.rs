@@ -4,6 +4,7 @@
 //! function of a key, reads the caches, and may be run again at any time. What a reconciler writes
 //! goes into the cache at once, so no pass acts on a view older than its own writes.
 
+mod cluster_roles;
 mod config;
 mod context;
 mod cron_job;
@@ -67,6 +68,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
     let waiting = controllers.waiting;
     let collector = Arc::clone(&context.collector);
     tasks.spawn(gc::follow(context.client.clone(), collector, garbage, shutdown.clone()));
+    tasks.spawn(node::health::notice_pauses(Arc::clone(&context), shutdown.clone()));
     context.watch(&mut tasks, &shutdown);
     tokio::select! {
         () = context.synced() => {}
@@ -109,6 +111,7 @@ impl Controllers<'_> {
         self.add("certificates", csr::watch(context), csr::reconcile);
         self.add("pod-collector", pod_gc::watch(context), pod_gc::reconcile);
         self.add("disruption", disruption::watch(context), disruption::reconcile);
+        self.add("cluster-roles", cluster_roles::watch(context), cluster_roles::reconcile);
         self.add("root-ca", root_ca::watch(context), root_ca::reconcile);
         self.add("node-cidr", node::cidr::watch(context), node::cidr::reconcile);
         self.add("node-health", node::health::watch(context), node::health::reconcile);

@@ -14,7 +14,7 @@ use k8s_openapi::api::core::v1::{Pod, PodCondition, PodTemplateSpec};
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 
-use crate::context::{Context, Error, is_code};
+use crate::context::{Context, Error, is_code, is_namespace_going};
 use crate::owners::{Namespaced, controller_reference};
 
 /// Pods created or deleted at once for one owner in one pass; the rest follows in the next.
@@ -121,8 +121,8 @@ pub(crate) async fn create<O: Namespaced>(
                 kube::Error::Api(status) => format!("Error creating: {}", status.message),
                 other => format!("Error creating: {other}"),
             };
-            // A namespace that goes away takes the owner with it: nothing to tell.
-            if !text.contains("being terminated") {
+            // It takes the owner with it: nothing to tell.
+            if !is_namespace_going(&error) {
                 context.recorder.event(owner, Severity::Warning, "FailedCreate", text);
             }
             Err(error.into())

@@ -185,7 +185,7 @@ pub(crate) async fn work<T, F, E>(
 ) where
     T: Clone + Eq + Hash + std::fmt::Display + Send + 'static,
     F: Future<Output = Result<Option<Duration>, E>> + Send + 'static,
-    E: std::fmt::Display + IsRoutine + Send + 'static,
+    E: std::fmt::Display + Failure + Send + 'static,
 {
     let mut tasks = JoinSet::new();
     loop {
@@ -201,9 +201,13 @@ pub(crate) async fn work<T, F, E>(
     }
 }
 
-/// Errors that are part of normal work (conflicts of concurrent writers) are not worth a warning.
-pub(crate) trait IsRoutine {
+/// What an error means for the key's further life.
+pub(crate) trait Failure {
+    /// Part of normal work (conflicts of concurrent writers): retried without a warning.
     fn is_routine(&self) -> bool;
+
+    /// What was to be done can't be done and need not be: the key is let go.
+    fn is_moot(&self) -> bool;
 }
 
 /// Gives the key back even when the reconciler panics.
@@ -227,11 +231,12 @@ async fn run_one<T, E>(
     running: impl Future<Output = Result<Option<Duration>, E>>,
 ) where
     T: Clone + Eq + Hash + std::fmt::Display,
-    E: std::fmt::Display + IsRoutine,
+    E: std::fmt::Display + Failure,
 {
     guard.outcome = match running.await {
         Ok(None) => Outcome::Done,
         Ok(Some(delay)) => Outcome::Again(delay),
+        Err(error) if error.is_moot() => Outcome::Done,
         Err(error) => {
             if let Some(key) = &guard.key {
                 if error.is_routine() {
@@ -295,6 +300,35 @@ mod tests {
         assert_eq!(state.pop(at), Ok("a"));
         state.done("a", Outcome::Failed, at);
         assert_eq!(state.pop(at), Err(Some(at + RETRY_MIN)));
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("refused")]
+    struct Refused {
+        moot: bool,
+    }
+
+    impl Failure for Refused {
+        fn is_routine(&self) -> bool {
+            false
+        }
+
+        fn is_moot(&self) -> bool {
+            self.moot
+        }
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_retried_unless_it_is_moot() {
+        for (moot, due) in [(false, true), (true, false)] {
+            let queue = Queue::new();
+            queue.add("a");
+            let key = Some(queue.next().await);
+            let guard = Running { queue: queue.clone(), key, outcome: Outcome::Failed };
+            run_one("test", guard, async move { Err(Refused { moot }) }).await;
+            let next = queue.state.lock().pop(Instant::now());
+            assert_eq!(next.is_err_and(|at| at.is_some()), due, "moot: {moot}");
+        }
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_api::retry::Retry;
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::api::{
@@ -130,7 +131,7 @@ struct Watch {
 impl Watch {
     async fn run(mut self, client: Client, kind: Kind, shutdown: CancellationToken) {
         let api: Api<PartialObjectMeta<DynamicObject>> = Api::all_with(client, &kind.resource);
-        let stream = watcher(api, Config::default()).default_backoff();
+        let stream = watcher(api, Config::default()).backoff(Retry::default());
         let mut stream = std::pin::pin!(stream);
         loop {
             let event = tokio::select! {

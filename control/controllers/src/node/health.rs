@@ -2,8 +2,11 @@
 //!
 //! A node that was silent for the grace period becomes Ready `Unknown`, is tainted, and its pods
 //! become unready at once, so that their endpoints leave the services. Time is counted from when a
-//! change was *seen here*: clocks of other machines don't matter, and a controller that was away
-//! itself gives every node a whole grace period.
+//! change was *seen here*: clocks of other machines don't matter, a controller that was away itself
+//! gives every node a whole grace period, and time in which this process stood still does not count.
+//!
+//! What was said in a node's place is taken back when the node is heard of again: a kubelet that was
+//! alive all along does not know that anything was said, and has no reason to speak.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,6 +23,7 @@ use kube::{Api, ResourceExt};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Error, Reconciled, is_code, seconds};
 use crate::pods;
@@ -35,18 +39,21 @@ const CONDITION_TAINTS: [(&str, &str, &str); 4] = [
     ("NetworkUnavailable", "True", "node.kubernetes.io/network-unavailable"),
 ];
 
-/// A node that is back speaks for its pods again; what it has not said after this long, it takes
-/// for known: we take back what we said in its place.
+/// A node that is back speaks for itself and its pods again; what it has not said after this long,
+/// it takes for known: we take back what we said in its place.
 const SPEAKS_WITHIN: Duration = Duration::from_secs(5);
+/// Between two looks at the clock, for [`notice_pauses`].
+const TICK: Duration = Duration::from_millis(500);
 /// Reason of what we say of pods in their node's place.
 const IN_ITS_PLACE: &str = "NodeNotReady";
 
-/// When each node last gave a sign of life, and since when it is back. Bounded by the number of
-/// nodes.
+/// When each node last gave a sign of life, since when it is back, and what it said last before we
+/// spoke in its place. Bounded by the number of nodes.
 #[derive(Default)]
 pub(crate) struct Heartbeats {
     seen: Mutex<HashMap<String, Instant>>,
     back: Mutex<HashMap<String, Instant>>,
+    last_words: Mutex<HashMap<String, Vec<NodeCondition>>>,
 }
 
 impl Heartbeats {
@@ -57,6 +64,15 @@ impl Heartbeats {
     fn forget(&self, node: &str) {
         self.seen.lock().remove(node);
         self.back.lock().remove(node);
+        self.last_words.lock().remove(node);
+    }
+
+    /// Silence of this long was ours: nobody could be heard.
+    fn forgive(&self, pause: Duration) {
+        let now = Instant::now();
+        for seen in self.seen.lock().values_mut() {
+            *seen = (*seen + pause).min(now);
+        }
     }
 
     fn lost(&self, node: &str) {
@@ -118,22 +134,46 @@ fn is_unknown(node: &Node) -> bool {
     condition(node, "Ready").is_some_and(|ready| ready.status == "Unknown")
 }
 
+/// Looks at the clock until `shutdown`: when this process stood still itself (stopped, or starved
+/// of CPU), the nodes are not to blame that they were not heard.
+pub(crate) async fn notice_pauses(context: Arc<Context>, shutdown: CancellationToken) {
+    loop {
+        let before = Instant::now();
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            () = tokio::time::sleep(TICK) => {}
+        }
+        let pause = before.elapsed().saturating_sub(TICK * 2);
+        if !pause.is_zero() {
+            tracing::info!(seconds = pause.as_secs_f32(), "this process stood still");
+            context.heartbeats.forgive(pause + TICK);
+        }
+    }
+}
+
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Reconciled {
     let Some(mut node) = context.caches.nodes.get(&key) else { return Ok(None) };
     let grace = context.config.node_monitor_grace;
     let silence = context.heartbeats.silence(&key.name);
     let silent = silence >= grace;
+    let mut next = grace.saturating_sub(silence);
     if silent {
+        next = grace;
+        context.heartbeats.lost(&key.name);
         node = mark_unknown(&context, node).await?;
+    } else {
+        let left = SPEAKS_WITHIN.saturating_sub(context.heartbeats.back_for(&key.name));
+        if left.is_zero() {
+            node = take_back_node(&context, node).await?;
+            take_back_pods(&context, &key.name).await?;
+        } else {
+            next = next.min(left);
+        }
     }
     set_taints(&context, &node).await?;
     // A kubelet that says itself that its node isn't ready still speaks for its pods.
-    let mut next = if silent { grace } else { grace.saturating_sub(silence) };
     if is_unknown(&node) {
-        context.heartbeats.lost(&key.name);
         pods_not_ready(&context, &key.name).await?;
-    } else if let Some(wait) = take_back(&context, &key.name).await? {
-        next = next.min(wait);
     }
     Ok(Some(next.max(Duration::from_millis(10))))
 }
@@ -167,11 +207,42 @@ async fn mark_unknown(context: &Context, node: Arc<Node>) -> Result<Arc<Node>, E
     if !any {
         return Ok(node);
     }
-    let api: Api<Node> = Api::all(context.client.clone());
-    let written = api.replace_status(&node.name_any(), &PostParams::default(), &changed).await?;
-    context.caches.nodes.observe(written.clone());
+    if !is_unknown(&node) {
+        let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+        context.heartbeats.last_words.lock().insert(node.name_any(), conditions.cloned().collect());
+    }
+    let written = write_status(context, &changed).await?;
     let text = format!("Node {} status is now: NodeNotReady", node.name_any());
     context.recorder.event(node.as_ref(), Severity::Normal, "NodeNotReady", text);
+    Ok(written)
+}
+
+/// Gives a node that only was silent the conditions back that it had said.
+async fn take_back_node(context: &Context, node: Arc<Node>) -> Result<Arc<Node>, Error> {
+    let name = node.name_any();
+    let words = context.heartbeats.last_words.lock().get(&name).cloned();
+    let Some(words) = words else { return Ok(node) };
+    let mut written = Arc::clone(&node);
+    if is_unknown(&node) {
+        let now = seconds(context.now());
+        let mut changed = Node::clone(&node);
+        let conditions = changed.status.get_or_insert_default().conditions.get_or_insert_default();
+        for condition in conditions.iter_mut().filter(|condition| condition.status == "Unknown") {
+            if let Some(said) = words.iter().find(|said| said.type_ == condition.type_) {
+                *condition = said.clone();
+                condition.last_transition_time = Some(now.clone());
+            }
+        }
+        written = write_status(context, &changed).await?;
+    }
+    context.heartbeats.last_words.lock().remove(&name);
+    Ok(written)
+}
+
+async fn write_status(context: &Context, node: &Node) -> Result<Arc<Node>, Error> {
+    let api: Api<Node> = Api::all(context.client.clone());
+    let written = api.replace_status(&node.name_any(), &PostParams::default(), node).await?;
+    context.caches.nodes.observe(written.clone());
     Ok(Arc::new(written))
 }
 
@@ -251,9 +322,9 @@ async fn pods_not_ready(context: &Context, node: &str) -> Result<(), Error> {
     results.into_iter().collect()
 }
 
-/// Takes back what was said in the node's place, once the node had time to speak for itself: the
-/// pods whose containers it called ready last are ready. Says when to look again before that.
-async fn take_back(context: &Context, node: &str) -> Result<Option<Duration>, Error> {
+/// Takes back what was said of the node's pods in its place: those whose containers it called ready
+/// last are ready.
+async fn take_back_pods(context: &Context, node: &str) -> Result<(), Error> {
     let mut marked = context.caches.pods.by("node", node);
     marked.retain(|pod| {
         pods::is_active(pod)
@@ -262,12 +333,8 @@ async fn take_back(context: &Context, node: &str) -> Result<Option<Duration>, Er
             })
             && pods::condition(pod, "ContainersReady").is_some_and(|one| one.status == "True")
     });
-    let left = SPEAKS_WITHIN.saturating_sub(context.heartbeats.back_for(node));
-    if marked.is_empty() || !left.is_zero() {
-        return Ok((!marked.is_empty()).then_some(left));
-    }
     let results = join_all(marked.iter().map(|pod| set_ready(context, pod, true))).await;
-    results.into_iter().collect::<Result<(), Error>>().map(|()| None)
+    results.into_iter().collect()
 }
 
 async fn set_ready(context: &Context, pod: &Pod, ready: bool) -> Result<(), Error> {
@@ -326,5 +393,17 @@ mod tests {
         assert_eq!(taints(&node("True", &[mine])), None, "nothing to change");
         let back = node("True", &[mine, (TAINT_UNREACHABLE, "NoExecute")]);
         assert_eq!(taints(&back), Some(vec![pair(mine)]));
+    }
+
+    #[test]
+    fn time_in_which_we_stood_still_is_no_silence() {
+        let (heartbeats, minute) = (Heartbeats::default(), Duration::from_secs(60));
+        let then = Instant::now().checked_sub(minute).expect("the machine runs for longer");
+        heartbeats.seen.lock().insert("n".to_owned(), then);
+        assert!(heartbeats.silence("n") >= minute);
+        heartbeats.forgive(Duration::from_secs(50));
+        assert!(heartbeats.silence("n") < minute / 2, "the rest was");
+        heartbeats.forgive(Duration::from_secs(50));
+        assert!(heartbeats.silence("n") < minute / 6, "nobody is heard in the future");
     }
 }

@@ -10,8 +10,10 @@ use bowline_apiserver::{Config as ApiConfig, Limits, Server, ServiceAccounts, Tl
 use bowline_controllers::{CertificateAuthority, Config};
 use futures::StreamExt;
 use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Node, Pod, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource, ResourceExt};
@@ -188,6 +190,15 @@ impl Trial {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let kubelets = Kubelets { client: self.client.clone(), names };
         tokio::spawn(Arc::new(kubelets).run(self.shutdown.clone()));
+    }
+
+    /// One heartbeat by lease, which says nothing of the node but that it lives.
+    pub(crate) async fn renew(&self, name: &str) {
+        let api: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
+        let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+            "spec": {"holderIdentity": name, "renewTime": MicroTime(jiff::Timestamp::now())}});
+        let parameters = PatchParams::apply("kubelet").force();
+        api.patch(name, &parameters, &Patch::Apply(lease)).await.expect("a renewal");
     }
 
     /// One heartbeat by status.

@@ -63,10 +63,18 @@ async fn pods_of_a_node_that_was_only_silent_are_ready_again() {
     };
     trial.wait(&api, "web", |pod| ready(pod, "True")).await;
     trial.wait(&api, "web", |pod| ready(pod, "False")).await;
+    // The lease was late, and the kubelet does not know that anything was said in its place.
     trial
         .until("the pod is ready again", || async {
-            trial.beat("n1").await;
+            trial.renew("n1").await;
             ready(&api.get("web").await.expect("it is there"), "True")
         })
         .await;
+    let node = trial.all::<Node>().get("n1").await.expect("it is there");
+    let conditions = node.status.clone().unwrap_or_default().conditions.unwrap_or_default();
+    let said: Vec<_> = conditions.iter().filter(|one| one.status == "True").collect();
+    assert_eq!(said.len(), 1, "{conditions:?}");
+    assert_eq!(said[0].reason.as_deref(), Some("KubeletReady"), "as the kubelet said it last");
+    let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
+    assert!(taints.is_empty(), "{taints:?}");
 }
