@@ -4,8 +4,8 @@
 //! is never older than any acknowledged write. One lock covers all resources: a list and the
 //! revision that it is said to be of belong together.
 //!
-//! Bounds: each resource keeps its last [`HISTORY`] changes (at most [`HISTORY_BYTES`]) for watches
-//! to start from; each watcher has [`WATCH_BUFFER`] undelivered changes, then it is cut off and its
+//! Bounds: each resource keeps its last [`HISTORY`] changes (at most [`HISTORY_BYTES`], and none that
+//! is older than [`HISTORY_AGE`]) for watches to start from; each watcher has [`WATCH_BUFFER`] undelivered changes, then it is cut off and its
 //! client starts anew.
 
 mod entry;
@@ -14,6 +14,7 @@ mod watcher;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ops::Bound;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bowline_schema::Gvk;
 use bowline_store::{Event, Record, Revision, Sink, Store, StoreError};
@@ -28,7 +29,9 @@ use crate::kinds::Kinds;
 /// Changes that each resource remembers.
 const HISTORY: usize = 2048;
 /// Bytes of objects that each resource's history may hold.
-const HISTORY_BYTES: usize = 16 << 20;
+const HISTORY_BYTES: usize = 4 << 20;
+/// Who was away for longer lists anew.
+const HISTORY_AGE: Duration = Duration::from_secs(120);
 /// Changes that may wait for one watcher.
 pub(crate) const WATCH_BUFFER: usize = 2048;
 
@@ -57,7 +60,7 @@ struct State {
 #[derive(Default)]
 struct Resource {
     entries: BTreeMap<Arc<str>, Arc<Entry>>,
-    history: VecDeque<Arc<Change>>,
+    history: VecDeque<(Instant, Arc<Change>)>,
     history_bytes: usize,
     /// The newest change that the history no longer has.
     forgotten: Revision,
@@ -192,6 +195,7 @@ impl Cache {
         let past: VecDeque<Arc<Change>> = resource
             .history
             .iter()
+            .map(|(_, change)| change)
             .filter(|change| change.revision > after && change.key.starts_with(prefix))
             .cloned()
             .collect();
@@ -248,7 +252,7 @@ impl State {
 }
 
 impl Resource {
-    fn apply(&mut self, change: Arc<Change>) {
+    fn apply(&mut self, change: Arc<Change>, now: Instant) {
         self.changed = change.revision;
         match change.kind {
             ChangeKind::Put => {
@@ -262,11 +266,19 @@ impl Resource {
                 || watching.queue.try_send(Arc::clone(&change)).is_ok()
         });
         self.history_bytes += change.entry.bytes.len();
-        self.history.push_back(change);
-        while self.history.len() > HISTORY || self.history_bytes > HISTORY_BYTES {
-            let Some(old) = self.history.pop_front() else { break };
+        self.history.push_back((now, change));
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        while let Some((at, old)) = self.history.front()
+            && (self.history.len() > HISTORY
+                || self.history_bytes > HISTORY_BYTES
+                || now.duration_since(*at) > HISTORY_AGE)
+        {
             self.history_bytes -= old.entry.bytes.len();
             self.forgotten = old.revision;
+            self.history.pop_front();
         }
     }
 }
@@ -284,6 +296,7 @@ impl Sink for Feed {
         // Reading the objects takes the longest and needs no lock.
         let entries: Vec<Arc<Entry>> =
             events.iter().map(|event| Arc::new(self.0.entry(event.record()))).collect();
+        let now = Instant::now();
         let mut state = self.0.state.write();
         for (event, entry) in events.iter().zip(entries) {
             let record = event.record();
@@ -295,11 +308,39 @@ impl Sink for Feed {
             };
             let previous = resource.entries.get(&record.key).cloned();
             let (key, revision) = (Arc::clone(&record.key), record.modified);
-            resource.apply(Arc::new(Change { kind, key, revision, entry, previous }));
+            resource.apply(Arc::new(Change { kind, key, revision, entry, previous }), now);
         }
+        state.resources.values_mut().for_each(|resource| resource.forget(now));
         let revision = state.revision;
         drop(state);
         self.0.revision.send_replace(revision);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(revision: Revision) -> Arc<Change> {
+        let key: Arc<str> = "/registry/core/pods/default/a".into();
+        let value = bytes::Bytes::from_static(b"{}");
+        let record = Record { key: Arc::clone(&key), value, created: 1, modified: revision };
+        let entry = Arc::new(Entry::new(&record, None));
+        Arc::new(Change { kind: ChangeKind::Put, key, revision, entry, previous: None })
+    }
+
+    #[test]
+    fn history_is_bounded_by_number_and_age() {
+        let (mut resource, start) = (Resource::default(), Instant::now());
+        for revision in 1..=HISTORY as u64 + 5 {
+            resource.apply(change(revision), start);
+        }
+        assert_eq!((resource.history.len(), resource.forgotten), (HISTORY, 5));
+        resource.forget(start + HISTORY_AGE);
+        assert_eq!(resource.history.len(), HISTORY);
+        resource.forget(start + HISTORY_AGE + Duration::from_millis(1));
+        assert_eq!((resource.history.len(), resource.history_bytes), (0, 0));
+        assert_eq!(resource.forgotten, HISTORY as u64 + 5, "an older watch must list anew");
     }
 }
