@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::endpoint_slice;
 use crate::gc::Collector;
 use crate::node::health::Heartbeats;
 use crate::pod_gc::Missing;
@@ -69,7 +70,7 @@ pub(crate) fn is_code(error: &kube::Error, code: u16) -> bool {
 /// What a reconciler returns: nothing more to do, or when to look again.
 pub(crate) type Reconciled = Result<Option<Duration>, Error>;
 
-/// One cache a kind.
+/// One cache a kind. What a service consists of comes in masses and is packed.
 #[derive(Default)]
 pub(crate) struct Caches {
     pub(crate) pods: Informer<Pod>,
@@ -108,11 +109,17 @@ pub(crate) struct Context {
 impl Context {
     pub(crate) fn new(config: Config) -> Arc<Self> {
         let recorder = Recorder::new(config.client.clone(), "kube-controller-manager", "");
-        let caches = Caches::default();
+        let caches = Caches {
+            services: Informer::packed(),
+            slices: Informer::packed(),
+            endpoints: Informer::packed(),
+            ..Caches::default()
+        };
         caches.pods.index("node", |pod| {
             pod.spec.iter().filter_map(|spec| spec.node_name.clone()).collect()
         });
         caches.slices.index("service", |slice| service_of(slice).into_iter().collect());
+        endpoint_slice::index(&caches.services);
         Arc::new(Self {
             client: config.client.clone(),
             config,

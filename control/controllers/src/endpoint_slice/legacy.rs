@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
 };
-use kube::api::{ObjectMeta, PostParams};
+use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
 
 use super::desired::{self, Port};
@@ -74,6 +74,27 @@ pub(super) async fn write(
         Err(error) if is_code(&error, 404) => {}
         Err(error) => return Err(error.into()),
     }
+    Ok(())
+}
+
+/// Removes the Endpoints that were written for a service which is gone. Those that users keep stay.
+pub(super) async fn remove(context: &Context, key: &Key) -> Result<(), Error> {
+    let Some(endpoints) = context.caches.endpoints.get(key) else { return Ok(()) };
+    if endpoints.labels().get(MANAGED_BY).is_none_or(|by| by != MANAGER) {
+        return Ok(());
+    }
+    let uid = endpoints.uid().unwrap_or_default();
+    let parameters = DeleteParams {
+        preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
+        ..Default::default()
+    };
+    let api: Api<Endpoints> = Api::namespaced(context.client.clone(), &key.namespace);
+    match api.delete(&key.name, &parameters).await {
+        Ok(_) => {}
+        Err(error) if is_code(&error, 404) => {}
+        Err(error) => return Err(error.into()),
+    }
+    context.caches.endpoints.forget(key, &uid);
     Ok(())
 }
 

@@ -8,10 +8,10 @@ mod diff;
 mod legacy;
 pub(crate) mod mirror;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use bowline_api::informer::{Change, Key};
+use bowline_api::informer::{Change, Informer, Key};
 use bowline_api::matching;
 use bowline_api::names::{
     LABEL_ENDPOINT_SLICE_MANAGED_BY, LABEL_HEADLESS_SERVICE, LABEL_SERVICE_NAME, LABEL_ZONE,
@@ -53,8 +53,18 @@ pub(crate) fn watch(context: &Arc<Context>) -> Queue<Key> {
         if let Some(context) = weak.upgrade()
             && old != new
         {
-            let services = context.caches.services.all();
-            services.iter().for_each(|service| adds.add(Key::of(service.as_ref())));
+            let services = context.caches.services.keys();
+            services.iter().for_each(|key| adds.add(Key::clone(key)));
+        }
+    });
+    // Endpoints whose service went while nobody looked are noticed by themselves.
+    let (adds, weak) = (queue.clone(), Arc::downgrade(context));
+    context.caches.endpoints.on_change(move |change| {
+        let key = Key::of(change.object().as_ref());
+        if let (Some(context), Some(_)) = (weak.upgrade(), &change.new)
+            && context.caches.services.get(&key).is_none()
+        {
+            adds.add(key);
         }
     });
     // Someone else's edits of our slices are undone.
@@ -92,22 +102,48 @@ fn matters(change: &Change<Pod>) -> bool {
     change.old.as_ref().map(shown) != change.new.as_ref().map(shown)
 }
 
-fn services_of(context: &Context, change: &Change<Pod>) -> Vec<Key> {
-    let namespace = change.object().namespace().unwrap_or_default();
-    let services = context.caches.services.in_namespace(&namespace);
-    let selects = |service: &Arc<Service>| {
+/// Index of services by one label that their pods must have.
+const SELECTOR: &str = "selector";
+
+pub(crate) fn index(services: &Informer<Service>) {
+    services.index(SELECTOR, |service| {
         let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-        change.sides().any(|pod| matching::selects_map(selector, pod.metadata.labels.as_ref()))
-    };
-    services.iter().filter(|one| selects(one)).map(|one| Key::of(one.as_ref())).collect()
+        let first = selector.and_then(BTreeMap::first_key_value);
+        let namespace = service.namespace().unwrap_or_default();
+        first.map(|(label, value)| wanted_label(&namespace, label, value)).into_iter().collect()
+    });
+}
+
+fn wanted_label(namespace: &str, label: &str, value: &str) -> String {
+    format!("{namespace}/{label}={value}")
+}
+
+fn services_of(context: &Context, change: &Change<Pod>) -> HashSet<Key> {
+    let mut keys = HashSet::new();
+    for pod in change.sides() {
+        let (namespace, labels) =
+            (pod.namespace().unwrap_or_default(), pod.metadata.labels.as_ref());
+        for (label, value) in labels.into_iter().flatten() {
+            let some = wanted_label(&namespace, label, value);
+            let mut services = context.caches.services.by(SELECTOR, &some);
+            services.retain(|service| {
+                let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+                matching::selects_map(selector, labels)
+            });
+            keys.extend(services.iter().map(|service| Key::of(service.as_ref())));
+        }
+    }
+    keys
 }
 
 pub(crate) async fn reconcile(context: Arc<Context>, key: Key) -> Reconciled {
-    let service = context.caches.services.get(&key);
-    let Some(service) = service.filter(|one| one.metadata.deletion_timestamp.is_none()) else {
-        // The slices of a deleted service are their owner's collector's.
-        return Ok(None);
+    let Some(service) = context.caches.services.get(&key) else {
+        // The slices of a deleted service are their owner's collector's; Endpoints have no owner.
+        return legacy::remove(&context, &key).await.map(|()| None);
     };
+    if service.metadata.deletion_timestamp.is_some() {
+        return Ok(None);
+    }
     let Some(spec) = &service.spec else { return Ok(None) };
     let mut existing = context.caches.slices.by("service", &key.to_string());
     // Slices of an earlier service of this name are not ours: they go with it.

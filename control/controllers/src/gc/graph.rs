@@ -1,6 +1,7 @@
 //! Who owns whom, of all objects of the cluster. Pure.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
@@ -11,9 +12,9 @@ pub(crate) const ORPHAN: &str = "orphan";
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Object {
     pub(crate) kind: usize,
-    pub(crate) namespace: String,
-    pub(crate) name: String,
-    pub(crate) owners: Vec<OwnerReference>,
+    pub(crate) namespace: Box<str>,
+    pub(crate) name: Box<str>,
+    pub(crate) owners: Box<[OwnerReference]>,
     pub(crate) deleting: bool,
     /// Its deletion waits for its dependents.
     pub(crate) foreground: bool,
@@ -28,21 +29,21 @@ impl Object {
         let has = |name: &str| deleting && finalizers.iter().any(|one| one == name);
         Self {
             kind,
-            namespace: meta.namespace.unwrap_or_default(),
-            name: meta.name.unwrap_or_default(),
+            namespace: meta.namespace.unwrap_or_default().into(),
+            name: meta.name.unwrap_or_default().into(),
             foreground: has(FOREGROUND),
             orphan: has(ORPHAN),
-            owners: meta.owner_references.unwrap_or_default(),
+            owners: meta.owner_references.unwrap_or_default().into(),
             deleting,
         }
     }
 }
 
-/// Keyed by UID. Owners need not be there.
+/// Keyed by UID. Owners need not be there. All objects of the cluster are in it: it is kept small.
 #[derive(Debug, Default)]
 pub(crate) struct Graph {
-    objects: HashMap<String, Object>,
-    dependents: HashMap<String, HashSet<String>>,
+    objects: HashMap<Arc<str>, Object>,
+    dependents: HashMap<Arc<str>, HashSet<Arc<str>>>,
 }
 
 impl Graph {
@@ -53,7 +54,7 @@ impl Graph {
     /// The objects that name `uid` as an owner.
     pub(crate) fn dependents(&self, uid: &str) -> Vec<(String, Object)> {
         let uids = self.dependents.get(uid).into_iter().flatten();
-        uids.filter_map(|uid| Some((uid.clone(), self.objects.get(uid)?.clone()))).collect()
+        uids.filter_map(|uid| Some((uid.to_string(), self.objects.get(uid)?.clone()))).collect()
     }
 
     pub(crate) fn has_dependents(&self, uid: &str) -> bool {
@@ -64,9 +65,11 @@ impl Graph {
     pub(crate) fn apply(&mut self, uid: &str, object: Object) -> Vec<String> {
         let mut look = Vec::new();
         let old = self.detach(uid);
+        let own: Arc<str> = uid.into();
         for owner in &object.owners {
-            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.to_owned());
-            let known = self.objects.get(&owner.uid);
+            let dependents = self.dependents.entry(owner.uid.as_str().into()).or_default();
+            dependents.insert(Arc::clone(&own));
+            let known = self.objects.get(owner.uid.as_str());
             // An owner that waits may wait for this one's answer, or its release.
             if known.is_some_and(|owner| owner.foreground || owner.orphan) {
                 look.push(owner.uid.clone());
@@ -84,7 +87,7 @@ impl Graph {
                 look.push(gone.uid.clone());
             }
         }
-        self.objects.insert(uid.to_owned(), object);
+        self.objects.insert(own, object);
         look.dedup();
         look
     }
@@ -92,10 +95,10 @@ impl Graph {
     /// Forgets an object that is gone; returns the UIDs to look at.
     pub(crate) fn remove(&mut self, uid: &str) -> Vec<String> {
         let Some(old) = self.detach(uid) else { return Vec::new() };
-        let dependents = self.dependents.get(uid).into_iter().flatten().cloned();
+        let dependents = self.dependents.get(uid).into_iter().flatten().map(ToString::to_string);
         let owners = old.owners.iter().map(|owner| owner.uid.clone());
         let owners = owners.filter(|owner| {
-            self.objects.get(owner).is_some_and(|owner| owner.foreground || owner.orphan)
+            self.objects.get(owner.as_str()).is_some_and(|owner| owner.foreground || owner.orphan)
         });
         dependents.chain(owners).collect()
     }
@@ -103,16 +106,16 @@ impl Graph {
     /// Every known object of one kind.
     pub(crate) fn of_kind(&self, kind: usize) -> Vec<String> {
         let same = self.objects.iter().filter(|(_, object)| object.kind == kind);
-        same.map(|(uid, _)| uid.clone()).collect()
+        same.map(|(uid, _)| uid.to_string()).collect()
     }
 
     fn detach(&mut self, uid: &str) -> Option<Object> {
         let old = self.objects.remove(uid)?;
         for owner in &old.owners {
-            if let Some(dependents) = self.dependents.get_mut(&owner.uid) {
+            if let Some(dependents) = self.dependents.get_mut(owner.uid.as_str()) {
                 dependents.remove(uid);
                 if dependents.is_empty() {
-                    self.dependents.remove(&owner.uid);
+                    self.dependents.remove(owner.uid.as_str());
                 }
             }
         }

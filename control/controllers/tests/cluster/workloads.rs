@@ -85,6 +85,15 @@ async fn endpoints_follow_the_pods_of_a_service() {
     trial
         .until("no endpoint is ready", || async { ready_addresses(&trial, "web").await.is_empty() })
         .await;
+    let services = trial.api::<Service>();
+    services.delete("web", &DeleteParams::default()).await.expect("it is deleted");
+    trial.gone(&legacy, "web").await;
+    trial
+        .until("the slices went with the service", || async {
+            let slices = trial.api::<EndpointSlice>().list(&own).await.expect("a list");
+            slices.items.is_empty()
+        })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
