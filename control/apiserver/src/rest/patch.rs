@@ -64,7 +64,7 @@ fn patched(call: &Call, content_type: &str, old: &Value, document: &Value) -> Ap
         PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
         PatchError::NotApplicable(_) => ApiError::unprocessable(error.to_string()),
         PatchError::NoSchema => ApiError::unsupported_media_type(STRATEGIC, SERVED),
-        PatchError::TooManyOperations(_) => {
+        PatchError::TooManyOperations(_) | PatchError::TooLarge => {
             ApiError::too_large(call.app.config.limits.max_body_bytes)
         }
     })

@@ -158,3 +158,38 @@ fn json_patches_fail_whole() {
     assert_eq!(merge(&object, &json!({"a": null, "b": {"c": 1}})), Ok(json!({"b": {"c": 1}})));
     assert!(matches!(merge(&object, &json!([])), Err(PatchError::Malformed(_))));
 }
+
+#[test]
+fn copies_of_copies_end_before_they_fill_the_memory() {
+    let object = json!({"data": {"a": "x".repeat(1 << 10)}});
+    let doubled = |times: usize| {
+        let operations: Vec<Value> = (0..times)
+            .map(|n| json!({"op": "copy", "from": "/data", "path": format!("/data/{n}")}))
+            .collect();
+        json(&object, &Value::Array(operations))
+    };
+    assert!(doubled(4).is_ok());
+    assert_eq!(doubled(64), Err(PatchError::TooLarge));
+}
+
+#[test]
+fn an_object_gets_no_deeper_by_a_patch_than_it_may_be_read() {
+    let mut deep = json!({});
+    for _ in 0..100 {
+        deep = json!({ "d": deep });
+    }
+    let below = "/d".repeat(100);
+    let patch = json!([{"op": "add", "path": "/d", "value": deep},
+        {"op": "add", "path": format!("{below}/x"), "value": deep}]);
+    assert_eq!(json(&json!({}), &patch), Err(PatchError::TooLarge));
+    let moved = json!([{"op": "add", "path": "/d", "value": deep},
+        {"op": "copy", "from": "/d", "path": format!("{below}/x")}]);
+    assert_eq!(json(&json!({}), &moved), Err(PatchError::TooLarge));
+}
+
+#[test]
+fn a_failure_names_its_operation() {
+    let patch = json!([{"op": "add", "path": "/a", "value": 1}, {"op": "remove", "path": "/b"}]);
+    let Err(error) = json(&json!({}), &patch) else { panic!("there is no b") };
+    assert!(error.to_string().contains("operation '/1' failed at path '/b'"), "{error}");
+}

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::cursor::{Cursor, Errors};
+use super::storage::NOT_SOURCES;
 use crate::Gvk;
 
 pub(super) fn check(gvk: &Gvk, new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut Errors) {
@@ -198,17 +199,7 @@ fn claim(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut Errors) {
 }
 
 fn volume(new: &Cursor<'_>, old: &Cursor<'_>, errors: &mut Errors) {
-    let free = [
-        "accessModes",
-        "capacity",
-        "claimRef",
-        "mountOptions",
-        "nodeAffinity",
-        "persistentVolumeReclaimPolicy",
-        "storageClassName",
-        "volumeAttributesClassName",
-    ];
-    if differ_beyond(new, old, &free) {
+    if differ_beyond(new, old, &NOT_SOURCES) {
         errors.forbidden(new, "spec.persistentvolumesource is immutable after creation");
     }
 }

@@ -141,22 +141,28 @@ pub(super) fn update(root: &Cursor<'_>, old: &Value, errors: &mut Errors) {
 pub(super) fn selector(selector: &Cursor<'_>, errors: &mut Errors) {
     labels(&selector.field("matchLabels"), errors);
     for requirement in selector.field("matchExpressions").items() {
-        errors.require_follows(&requirement.field("key"), words::qualified_name);
-        let values = requirement.field("values");
-        match requirement.field("operator").text() {
-            "In" | "NotIn" if values.len() == 0 => {
-                errors.required(&values, "must be specified when `operator` is 'In' or 'NotIn'");
-            }
-            "Exists" | "DoesNotExist" if values.len() > 0 => errors.forbidden(
-                &values,
-                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-            ),
-            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => errors.invalid(&requirement.field("operator"), "not a valid selector operator"),
-        }
-        for value in values.items() {
+        self::requirement(&requirement, &[], errors);
+        for value in requirement.field("values").items() {
             errors.problems(&value, words::label_value(value.text()));
         }
+    }
+}
+
+/// One requirement of a selector, whose operator may also be one of `others`.
+pub(super) fn requirement(requirement: &Cursor<'_>, others: &[&str], errors: &mut Errors) {
+    errors.require_follows(&requirement.field("key"), words::qualified_name);
+    let (operator, values) = (requirement.field("operator"), requirement.field("values"));
+    match operator.text() {
+        "In" | "NotIn" if values.len() == 0 => {
+            errors.required(&values, "must be specified when `operator` is 'In' or 'NotIn'");
+        }
+        "Exists" | "DoesNotExist" if values.len() > 0 => errors.forbidden(
+            &values,
+            "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+        ),
+        "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+        other if others.contains(&other) => {}
+        _ => errors.invalid(&operator, "not a valid selector operator"),
     }
 }
 

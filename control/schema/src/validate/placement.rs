@@ -86,29 +86,25 @@ pub(super) fn node_selector(selector: &Cursor<'_>, errors: &mut Errors) {
 }
 
 fn node_term(term: &Cursor<'_>, errors: &mut Errors) {
+    const NUMERIC: [&str; 2] = ["Gt", "Lt"];
     for requirement in term.field("matchExpressions").items() {
-        errors.require_follows(&requirement.field("key"), words::qualified_name);
+        meta::requirement(&requirement, &NUMERIC, errors);
         let values = requirement.field("values");
-        match requirement.field("operator").text() {
-            "In" | "NotIn" if values.len() == 0 => {
-                errors.required(&values, "must be specified when `operator` is 'In' or 'NotIn'");
-            }
-            "Exists" | "DoesNotExist" if values.len() > 0 => errors.forbidden(
-                &values,
-                "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-            ),
-            "Gt" | "Lt" if values.len() != 1 => errors.required(
+        if NUMERIC.contains(&requirement.field("operator").text()) && values.len() != 1 {
+            errors.required(
                 &values,
                 "must be specified single value when `operator` is 'Lt' or 'Gt'",
-            ),
-            "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-            _ => errors.invalid(&requirement.field("operator"), "not a valid selector operator"),
+            );
         }
     }
     for requirement in term.field("matchFields").items() {
         let key = requirement.field("key");
         if !key.is("metadata.name") {
             errors.invalid(&key, "not a valid field selector key");
+        }
+        let operator = requirement.field("operator");
+        if !matches!(operator.text(), "In" | "NotIn") {
+            errors.invalid(&operator, "not a valid selector operator");
         }
         let values = requirement.field("values");
         if values.len() != 1 {

@@ -36,8 +36,8 @@ pub(super) fn claim(spec: &Cursor<'_>, errors: &mut Errors) {
     errors.one_of(&spec.field("volumeMode"), &["Block", "Filesystem"]);
 }
 
-/// A `PersistentVolume`: everything in its spec but these names a source.
-const NOT_SOURCES: [&str; 9] = [
+/// A `PersistentVolume`: everything in its spec but these and the volume's mode names a source.
+pub(super) const NOT_SOURCES: [&str; 8] = [
     "accessModes",
     "capacity",
     "claimRef",
@@ -46,7 +46,6 @@ const NOT_SOURCES: [&str; 9] = [
     "persistentVolumeReclaimPolicy",
     "storageClassName",
     "volumeAttributesClassName",
-    "volumeMode",
 ];
 
 pub(super) fn volume(root: &Cursor<'_>, errors: &mut Errors) {
@@ -62,8 +61,8 @@ pub(super) fn volume(root: &Cursor<'_>, errors: &mut Errors) {
     errors.one_of(&spec.field("persistentVolumeReclaimPolicy"), &["Delete", "Recycle", "Retain"]);
     errors.one_of(&spec.field("volumeMode"), &["Block", "Filesystem"]);
     errors.follows(&spec.field("storageClassName"), words::dns_subdomain);
-    let sources: Vec<&str> =
-        spec.entries().map(|(name, _)| name).filter(|name| !NOT_SOURCES.contains(name)).collect();
+    let is_source = |name: &&str| !NOT_SOURCES.contains(name) && *name != "volumeMode";
+    let sources: Vec<&str> = spec.entries().map(|(name, _)| name).filter(is_source).collect();
     match sources.as_slice() {
         [] => errors.required(&spec, "must specify a volume type"),
         [one] => {
