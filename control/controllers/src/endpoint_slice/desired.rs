@@ -154,13 +154,18 @@ fn endpoint(service: &Service, pod: &Pod, node: Option<&Node>, address: String) 
         node_name,
         zone,
         hints,
-        target_ref: Some(ObjectReference {
-            kind: Some("Pod".to_owned()),
-            namespace: pod.metadata.namespace.clone(),
-            name: pod.metadata.name.clone(),
-            uid: pod.metadata.uid.clone(),
-            ..Default::default()
-        }),
+        target_ref: Some(target(pod)),
+        ..Default::default()
+    }
+}
+
+/// The pod behind an address.
+pub(crate) fn target(pod: &Pod) -> ObjectReference {
+    ObjectReference {
+        kind: Some("Pod".to_owned()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
         ..Default::default()
     }
 }

@@ -7,7 +7,7 @@ use bowline_api::informer::Key;
 use bowline_api::names::LABEL_HEADLESS_SERVICE;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service,
+    EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Pod, Service,
 };
 use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
 use kube::{Api, ResourceExt};
@@ -118,13 +118,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) 
             ip,
             hostname: desired::hostname(service, pod),
             node_name: Some(pods::node(pod).to_owned()),
-            target_ref: Some(ObjectReference {
-                kind: Some("Pod".to_owned()),
-                namespace: pod.metadata.namespace.clone(),
-                name: pod.metadata.name.clone(),
-                uid: pod.metadata.uid.clone(),
-                ..Default::default()
-            }),
+            target_ref: Some(desired::target(pod)),
         };
         let subset = groups.entry(desired::ports(service, pod)).or_default();
         let ready = publish || pods::is_ready(pod);

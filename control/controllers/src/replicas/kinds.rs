@@ -14,119 +14,85 @@ use crate::context::Context;
 const FAILURE: &str = "ReplicaFailure";
 const REASON: &str = "FailedCreate";
 
-impl Replicated for ReplicaSet {
-    fn cache(context: &Context) -> &Informer<Self> {
-        &context.caches.replica_sets
-    }
+/// The types differ in name alone, but for their selector and for the count of terminating pods:
+/// `tell` reads it, `keep` writes it.
+macro_rules! replicated {
+    ($kind:ident, $status:ident, $condition:ident, $cache:ident,
+     selector: $selector:expr, tell: $tell:expr, keep: $keep:expr) => {
+        impl Replicated for $kind {
+            fn cache(context: &Context) -> &Informer<Self> {
+                &context.caches.$cache
+            }
 
-    fn wanted(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
-    }
+            fn wanted(&self) -> i32 {
+                self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
+            }
 
-    fn selector(&self) -> Option<LabelSelector> {
-        self.spec.as_ref().map(|spec| spec.selector.clone())
-    }
+            fn selector(&self) -> Option<LabelSelector> {
+                $selector(self)
+            }
 
-    fn template(&self) -> Option<&PodTemplateSpec> {
-        self.spec.as_ref()?.template.as_ref()
-    }
+            fn template(&self) -> Option<&PodTemplateSpec> {
+                self.spec.as_ref()?.template.as_ref()
+            }
 
-    fn min_ready(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
-    }
+            fn min_ready(&self) -> i32 {
+                self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
+            }
 
-    fn counts(&self) -> Option<Counts> {
-        let status = self.status.as_ref()?;
-        let mut conditions = status.conditions.iter().flatten();
-        let failure = conditions.find(|condition| condition.type_ == FAILURE);
-        Some(Counts {
-            replicas: status.replicas,
-            labelled: status.fully_labeled_replicas.unwrap_or(0),
-            ready: status.ready_replicas.unwrap_or(0),
-            available: status.available_replicas.unwrap_or(0),
-            terminating: status.terminating_replicas.unwrap_or(0),
-            generation: status.observed_generation,
-            failure: failure.map(|one| {
-                (one.message.clone().unwrap_or_default(), one.last_transition_time.clone())
-            }),
-        })
-    }
+            fn counts(&self) -> Option<Counts> {
+                let status = self.status.as_ref()?;
+                let mut conditions = status.conditions.iter().flatten();
+                let failure = conditions.find(|condition| condition.type_ == FAILURE);
+                Some(Counts {
+                    replicas: status.replicas,
+                    labelled: status.fully_labeled_replicas.unwrap_or(0),
+                    ready: status.ready_replicas.unwrap_or(0),
+                    available: status.available_replicas.unwrap_or(0),
+                    terminating: $tell(status),
+                    generation: status.observed_generation,
+                    failure: failure.map(|one| {
+                        (one.message.clone().unwrap_or_default(), one.last_transition_time.clone())
+                    }),
+                })
+            }
 
-    fn set_counts(&mut self, counts: Counts) {
-        let failure = counts.failure.map(|(message, since)| ReplicaSetCondition {
-            type_: FAILURE.to_owned(),
-            status: "True".to_owned(),
-            reason: Some(REASON.to_owned()),
-            message: Some(message),
-            last_transition_time: since,
-        });
-        self.status = Some(ReplicaSetStatus {
-            replicas: counts.replicas,
-            fully_labeled_replicas: shown(counts.labelled),
-            ready_replicas: shown(counts.ready),
-            available_replicas: shown(counts.available),
-            terminating_replicas: Some(counts.terminating),
-            observed_generation: counts.generation,
-            conditions: failure.map(|condition| vec![condition]),
-        });
-    }
+            fn set_counts(&mut self, counts: Counts) {
+                let failure = counts.failure.map(|(message, since)| $condition {
+                    type_: FAILURE.to_owned(),
+                    status: "True".to_owned(),
+                    reason: Some(REASON.to_owned()),
+                    message: Some(message),
+                    last_transition_time: since,
+                });
+                let status: &mut $status = self.status.get_or_insert_default();
+                status.replicas = counts.replicas;
+                status.fully_labeled_replicas = shown(counts.labelled);
+                status.ready_replicas = shown(counts.ready);
+                status.available_replicas = shown(counts.available);
+                status.observed_generation = counts.generation;
+                status.conditions = failure.map(|condition| vec![condition]);
+                $keep(status, counts.terminating);
+            }
+        }
+    };
 }
 
-impl Replicated for ReplicationController {
-    fn cache(context: &Context) -> &Informer<Self> {
-        &context.caches.replication_controllers
-    }
+replicated!(
+    ReplicaSet, ReplicaSetStatus, ReplicaSetCondition, replica_sets,
+    selector: |set: &ReplicaSet| set.spec.as_ref().map(|spec| spec.selector.clone()),
+    tell: |status: &ReplicaSetStatus| status.terminating_replicas.unwrap_or(0),
+    keep: |status: &mut ReplicaSetStatus, pods| status.terminating_replicas = Some(pods)
+);
 
-    fn wanted(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1)
-    }
-
-    fn selector(&self) -> Option<LabelSelector> {
-        let labels = self.spec.as_ref()?.selector.clone()?;
+// The older kind does not tell how many pods terminate.
+replicated!(
+    ReplicationController, ReplicationControllerStatus, ReplicationControllerCondition,
+    replication_controllers,
+    selector: |owner: &ReplicationController| {
+        let labels = owner.spec.as_ref()?.selector.clone()?;
         Some(LabelSelector { match_labels: Some(labels), match_expressions: None })
-    }
-
-    fn template(&self) -> Option<&PodTemplateSpec> {
-        self.spec.as_ref()?.template.as_ref()
-    }
-
-    fn min_ready(&self) -> i32 {
-        self.spec.as_ref().and_then(|spec| spec.min_ready_seconds).unwrap_or(0)
-    }
-
-    fn counts(&self) -> Option<Counts> {
-        let status = self.status.as_ref()?;
-        let mut conditions = status.conditions.iter().flatten();
-        let failure = conditions.find(|condition| condition.type_ == FAILURE);
-        Some(Counts {
-            replicas: status.replicas,
-            labelled: status.fully_labeled_replicas.unwrap_or(0),
-            ready: status.ready_replicas.unwrap_or(0),
-            available: status.available_replicas.unwrap_or(0),
-            // This older kind does not tell.
-            terminating: 0,
-            generation: status.observed_generation,
-            failure: failure.map(|one| {
-                (one.message.clone().unwrap_or_default(), one.last_transition_time.clone())
-            }),
-        })
-    }
-
-    fn set_counts(&mut self, counts: Counts) {
-        let failure = counts.failure.map(|(message, since)| ReplicationControllerCondition {
-            type_: FAILURE.to_owned(),
-            status: "True".to_owned(),
-            reason: Some(REASON.to_owned()),
-            message: Some(message),
-            last_transition_time: since,
-        });
-        self.status = Some(ReplicationControllerStatus {
-            replicas: counts.replicas,
-            fully_labeled_replicas: shown(counts.labelled),
-            ready_replicas: shown(counts.ready),
-            available_replicas: shown(counts.available),
-            observed_generation: counts.generation,
-            conditions: failure.map(|condition| vec![condition]),
-        });
-    }
-}
+    },
+    tell: |_| 0,
+    keep: |_, _| {}
+);
