@@ -33,7 +33,7 @@ use super::memory::{
 use super::news::{Desired, News, Shown};
 use super::status::{self, Facts};
 use super::view::{self, Role};
-use super::writer::{self, Wanted};
+use super::writer::{self, Told, Wanted};
 use crate::context::Context;
 use crate::logs::last_words;
 use crate::probe::Probes;
@@ -70,6 +70,7 @@ pub struct Worker {
     status: PodStatus,
     believed: BTreeMap<String, (String, bool, bool)>,
     wanted: watch::Sender<Wanted>,
+    told: Told,
     /// Something may have changed in the runtime since it was read.
     dirty: bool,
     /// The runtime has been read at all.
@@ -111,6 +112,7 @@ impl Worker {
             stop_starts: CancellationToken::new(),
             status,
             wanted: watch::Sender::new(Wanted::default()),
+            told: Told::default(),
             dirty: true,
             seen: false,
             exits: HashSet::new(),
@@ -123,8 +125,8 @@ impl Worker {
     /// Runs until the pod is gone from everywhere.
     pub async fn run(mut self) {
         let receiver = self.wanted.subscribe();
-        let writer =
-            tokio::spawn(writer::run(Arc::clone(&self.ctx), Arc::clone(&self.pod), receiver));
+        let (pod, told) = (Arc::clone(&self.pod), self.told.clone());
+        let writer = tokio::spawn(writer::run(Arc::clone(&self.ctx), pod, receiver, told));
         let mut network = self.ctx.network_missing.clone();
         loop {
             self.take_desired();

@@ -30,21 +30,28 @@ pub struct Wanted {
     pub gone: bool,
 }
 
+/// The last status that the API server has taken.
+pub type Told = watch::Sender<Option<Arc<PodStatus>>>;
+
 /// Sends what `wanted` says until the object is deleted or its sender is dropped.
-pub async fn run(ctx: Arc<Context>, pod: Arc<Pod>, mut wanted: watch::Receiver<Wanted>) {
+pub async fn run(
+    ctx: Arc<Context>,
+    pod: Arc<Pod>,
+    mut wanted: watch::Receiver<Wanted>,
+    told: Told,
+) {
     if ctx.config.standalone {
         let _ = wanted.wait_for(|w| w.gone || w.delete).await;
         return;
     }
     let writer = Writer::new(&ctx, &pod);
-    let mut sent: Option<Arc<PodStatus>> = None;
     let mut wait = RETRY_FIRST;
     loop {
         let now = wanted.borrow_and_update().clone();
         if now.gone {
             return;
         }
-        match writer.send(&now, &mut sent).await {
+        match writer.send(&now, &told).await {
             Ok(true) => return,
             Ok(false) => wait = RETRY_FIRST,
             Err(error) => {
@@ -81,17 +88,14 @@ impl Writer {
     }
 
     /// True when the object is gone.
-    async fn send(
-        &self,
-        wanted: &Wanted,
-        sent: &mut Option<Arc<PodStatus>>,
-    ) -> Result<bool, kube::Error> {
-        if let Some(status) = wanted.status.as_ref().filter(|s| sent.as_ref() != Some(*s)) {
+    async fn send(&self, wanted: &Wanted, told: &Told) -> Result<bool, kube::Error> {
+        if let Some(status) = wanted.status.as_ref().filter(|s| told.borrow().as_ref() != Some(*s))
+        {
             match self.patch(status).await {
                 Err(e) if is_gone(&e) && self.uid.is_some() => return Ok(true),
                 other => other?,
             }
-            *sent = Some(Arc::clone(status));
+            told.send_replace(Some(Arc::clone(status)));
         }
         if !wanted.delete {
             return Ok(false);

@@ -1,6 +1,7 @@
 //! Planned actions become jobs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{REREAD, Worker};
 use crate::pod::actions::{Action, Why};
@@ -8,6 +9,9 @@ use crate::pod::backoff::Backoff;
 use crate::pod::jobs::{Done, Start};
 use crate::pod::view;
 use crate::runtime::State;
+
+/// A sandbox waits so long for the API server to hear that its containers have ended.
+const TELL_FIRST: Duration = Duration::from_millis(500);
 
 impl Worker {
     pub(super) fn begin(&mut self, action: Action) {
@@ -21,7 +25,10 @@ impl Worker {
             }
             Action::StopSandbox { id } => {
                 self.memory.removing.insert(id.clone());
+                let told = self.told();
                 self.jobs.spawn(async move {
+                    // Late news may cost a client a lost packet; a pod that never ends costs more.
+                    let _late = tokio::time::timeout(TELL_FIRST, told).await;
                     retry("stop a sandbox", runtime.stop_sandbox(&id).await).await;
                     Done::Remove { id }
                 });
@@ -55,6 +62,24 @@ impl Worker {
                 if let Some(slower) = self.kills.insert(id, task) {
                     slower.abort();
                 }
+            }
+        }
+    }
+
+    /// Ends when the API server knows the latest status.
+    ///
+    /// A pod's network outlives its containers until then: its kernel refuses connections, while
+    /// services still lead to it. Without the network they would go nowhere.
+    fn told(&self) -> impl Future<Output = ()> + use<> {
+        let (wanted, mut told) = (self.wanted.clone(), self.told.subscribe());
+        let standalone = self.ctx.config.standalone;
+        async move {
+            if !standalone {
+                let known = |told: &Option<_>| {
+                    let wanted = wanted.borrow();
+                    wanted.gone || *told == wanted.status
+                };
+                let _ended = told.wait_for(known).await;
             }
         }
     }
