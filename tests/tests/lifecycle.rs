@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -49,6 +50,20 @@ fn assert_nothing_left(before: &BTreeSet<String>) {
     });
 }
 
+/// The processes that have a file open.
+fn holders(file: &Path) -> Vec<String> {
+    let open = |process: &Path| {
+        let files = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+        files.into_iter().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == file))
+    };
+    let processes = fs::read_dir("/proc").expect("proc is mounted").flatten();
+    processes
+        .map(|process| process.path())
+        .filter(|process| open(process))
+        .map(|process| fs::read_to_string(process.join("cmdline")).unwrap_or_default())
+        .collect()
+}
+
 #[test]
 fn down_leaves_nothing_and_up_twice_changes_nothing() {
     let _turn = turn();
@@ -57,7 +72,12 @@ fn down_leaves_nothing_and_up_twice_changes_nothing() {
     let kubeconfig = std::env::temp_dir().join("bowline-updown.kubeconfig");
     let flag = format!("--kubeconfig={}", kubeconfig.display());
     let up = ["local", NAME, "up", "--nodes=2", &flag];
-    bowline(&up);
+    // As `flock FILE make up` does it: with a descriptor that nobody told the cluster of.
+    let lock = std::env::temp_dir().join("bowline-updown.lock");
+    let script = format!("exec 9>{}; exec \"$0\" \"$@\"", lock.display());
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]).arg(bin_dir().join("bowline")).args(up);
+    assert!(command.status().expect("sh runs").success());
     let pids = || {
         let text = bowline(&["local", NAME, "status", "-o", "json"]);
         let status: serde_json::Value = serde_json::from_str(&text).expect("it is JSON");
@@ -72,9 +92,11 @@ fn down_leaves_nothing_and_up_twice_changes_nothing() {
     let text = bowline(&up);
     assert!(text.contains("nothing was changed"), "{text}");
     assert_eq!(first, pids(), "the second up restarted something");
+    assert_eq!(holders(&lock), Vec::<String>::new(), "a lock that was given to up stays taken");
     bowline(&["local", NAME, "down"]);
     assert_nothing_left(&before);
     bowline(&["local", NAME, "down"]);
+    fs::remove_file(lock).expect("it was ours");
     fs::remove_file(kubeconfig).expect("up wrote it");
 }
 

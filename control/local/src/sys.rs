@@ -114,9 +114,30 @@ pub(crate) fn join_before_exec(command: &mut Command, cgroups: Vec<OwnedFd>, pid
     unsafe { command.pre_exec(join) };
 }
 
-/// Makes `command`, once forked, join the cgroup of an open `cgroup.procs` file and lead a session.
+/// Deals with every descriptor above standard error, as `flags` of close_range(2) say.
+///
+/// What runs on after the command that started it must not hold what that command was given: a
+/// lock would stay taken, a pipe would never end.
+fn above_standard_error(flags: libc::c_uint) -> io::Result<()> {
+    // SAFETY: both callers do this where no code owns such a descriptor and goes on to use it.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, flags) };
+    // Before Linux 5.9 there is no such call, and the descriptors stay.
+    match io::Error::last_os_error() {
+        error if result < 0 && error.raw_os_error() != Some(libc::ENOSYS) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Closes what this process was given beyond its standard streams; before it opens anything.
+pub(crate) fn close_inherited() -> io::Result<()> {
+    above_standard_error(0)
+}
+
+/// Makes `command`, once forked, join the cgroup of an open `cgroup.procs` file and lead a session,
+/// with no descriptors but its standard streams.
 pub(crate) fn lead_session_in(command: &mut Command, cgroup: Option<OwnedFd>) {
     let lead = move || {
+        above_standard_error(libc::CLOSE_RANGE_CLOEXEC)?;
         if let Some(procs) = &cgroup {
             nix::unistd::write(procs, b"0")?;
         }

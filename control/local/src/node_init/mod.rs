@@ -97,6 +97,7 @@ enum Side {
 }
 
 fn launch(path: &Path) -> Result<Side, InitError> {
+    sys::close_inherited().map_err(InitError::Fork)?;
     let spec = Spec::read(path).map_err(|error| InitError::Spec(path.to_owned(), error))?;
     let layout = Layout::read()?;
     layout.join(&spec.cgroup)?;
