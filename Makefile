@@ -16,8 +16,9 @@ help: ## Show this list
 setup: ## Install what is missing: Debian packages, the eBPF linker, kubectl
 	@deploy/setup.sh
 
+# The examples make cargo choose the features that the tests will want: else `make test` builds half of it again.
 build: setup ## Build every binary
-	@cargo build --workspace --bins
+	@cargo build --workspace --bins --examples
 
 up: build ## Start a cluster (NODES=1), apply the demo, leave ./kubeconfig
 	@$(BOWLINE) local up --nodes $(NODES) --kubeconfig $(CURDIR)/kubeconfig --demo deploy/demo.yaml

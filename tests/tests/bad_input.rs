@@ -1,5 +1,6 @@
 //! Bad input gets a clear error, and changes nothing.
 
+use std::path::Path;
 use std::process::Command;
 
 use bowline_tests::harness::{TestCluster, bin_dir};
@@ -217,6 +218,8 @@ fn commands_say_what_is_wrong_and_what_to_do() {
         &["agent", "--server=https://127.0.0.1:1", "--token=x"],
         &["not a join token", "bowline token"],
     );
+    let kept = Path::new("/var/lib/bowline/agent/containerd");
+    assert!(!kept.exists(), "an agent that can't join has started containerd");
     // A port that is taken.
     let taken = std::net::TcpListener::bind("[::]:0").expect("a free port");
     let port = taken.local_addr().expect("it is bound").port();

@@ -22,9 +22,9 @@ use tracing::{info, warn};
 const MANAGER: &str = "bowline-manifests";
 /// How soon a changed file is seen.
 const SCAN_EVERY: Duration = Duration::from_secs(2);
-/// How soon a file that failed is tried again; at the start of a cluster the apiserver may refuse
-/// what it will take a moment later.
-const RETRY_AFTER: Duration = Duration::from_millis(250);
+/// How soon a file that failed is tried again, doubled up to [`SCAN_EVERY`]; at the start of a
+/// cluster the apiserver may refuse what it will take a moment later.
+const RETRY_FIRST: Duration = Duration::from_millis(250);
 
 /// Why a manifest could not be applied.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +46,9 @@ type Stamp = (SystemTime, u64);
 pub async fn run(client: Client, folder: PathBuf, shutdown: CancellationToken) {
     let mut applied: BTreeMap<PathBuf, Stamp> = BTreeMap::new();
     let mut last_error: BTreeMap<PathBuf, String> = BTreeMap::new();
+    let mut retry = RETRY_FIRST;
     loop {
-        let mut pause = SCAN_EVERY;
+        let mut failed = false;
         for (path, stamp) in files(&folder) {
             if applied.get(&path) == Some(&stamp) {
                 continue;
@@ -64,10 +65,12 @@ pub async fn run(client: Client, folder: PathBuf, shutdown: CancellationToken) {
                     if last_error.insert(path.clone(), text.clone()).as_ref() != Some(&text) {
                         warn!(file = %path.display(), "can't apply a manifest, trying on: {text}");
                     }
-                    pause = RETRY_AFTER;
+                    failed = true;
                 }
             }
         }
+        let pause = if failed { retry } else { SCAN_EVERY };
+        retry = if failed { (retry * 2).min(SCAN_EVERY) } else { RETRY_FIRST };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => return,
