@@ -5,6 +5,7 @@
 #   boot.sh KERNEL SCRIPT [CPUS] [MEGABYTES]     KERNEL: an unpacked linux-image package
 #
 # The guest is what users have: pure cgroup v2, full capabilities, bpffs, no network but lo.
+# With GUEST_INIT=systemd its process 1 is systemd, with no unit of this machine's but the distribution's.
 set -euo pipefail
 kernel=$(readlink -f "$1") script=$(readlink -f "$2") cpus=${3:-2} memory=${4:-3072}
 work=$(mktemp -d)
@@ -47,16 +48,39 @@ chmod +x "$initrd/init"
 cat >"$work/main" <<MAIN
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root
 mount --bind $kernel/lib/modules /lib/modules
+# Overlays can't lie on overlays: images and snapshots go to plain memory.
+for dir in bowline containerd; do mkdir -p /var/lib/\$dir; mount -t tmpfs -o mode=755 tmpfs /var/lib/\$dir; done
+MAIN
+if [ "${GUEST_INIT:-}" = systemd ]; then
+  cat >>"$work/main" <<MAIN
+rm -f /.dockerenv; ln -s /dev/null /etc/tmpfiles.d/tmp.conf  # no container, and what lies in /tmp stays
+for dir in /etc/systemd/system /etc/init.d /usr/lib/systemd/system-generators; do mount -t tmpfs tmpfs \$dir; done
+units=/etc/systemd/system; mkdir \$units/multi-user.target.wants
+ln -s ../guest.service \$units/multi-user.target.wants/
+ln -s /lib/systemd/system/multi-user.target \$units/default.target
+for slow in getty.target systemd-logind.service; do ln -s /dev/null \$units/\$slow; done
+cat >\$units/guest.service <<UNIT
+[Service]
+ExecStart=/bin/bash $script
+ExecStopPost=/bin/sh -c 'echo "guest exit \\\$EXIT_STATUS"; sync; echo o >/proc/sysrq-trigger'
+Environment=HOME=/root
+StandardOutput=tty
+StandardError=tty
+TTYPath=/dev/ttyS0
+UNIT
+exec /lib/systemd/systemd --show-status=no
+MAIN
+else
+  cat >>"$work/main" <<MAIN
 mount -t tmpfs -o mode=755 tmpfs /run; mkdir -p /run/netns /run/lock /dev/shm /dev/pts
 mount -t tmpfs tmpfs /dev/shm; mount -t devpts devpts /dev/pts
 mount -t cgroup2 -o nsdelegate cgroup2 /sys/fs/cgroup; mount -t bpf bpf /sys/fs/bpf
-# Overlays can't lie on overlays: images and snapshots go to plain memory.
-mkdir -p /var/lib/bowline; mount -t tmpfs -o mode=755 tmpfs /var/lib/bowline
 mount --make-rshared /; ip link set lo up; hostname guest
 bash $script
 echo "guest exit \$?"
 sync; echo o >/proc/sysrq-trigger; sleep 5
 MAIN
+fi
 (cd "$initrd" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd"
 
 mkdir "$work/root"

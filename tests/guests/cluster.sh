@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs in a guest: a one-node cluster comes up and answers by ClusterIP, node port and DNS.
-# BIN is replaced by the folder of the binaries under test, DEMO by the demo's manifest.
+# BIN and PROJECT are replaced by the folders of the binaries under test and of the project.
 set -uo pipefail
-bin=@BIN@ demo=@DEMO@
+bin=@BIN@ demo=@PROJECT@/deploy/demo.yaml
 fail() {
   echo "FAILED: $*"
   "$bin/bowline" local status

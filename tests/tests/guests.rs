@@ -1,8 +1,10 @@
-//! The cluster on the kernels that users have: Debian's 6.1 (no TCX) and 6.12, pure cgroup v2.
+//! The cluster on the kernels that users have: Debian's 6.1 (no TCX) and 6.12, pure cgroup v2; and
+//! on a host whose process 1 is systemd.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bowline_local::image;
 use bowline_tests::harness::{bin_dir, turn};
 
 /// Where `tests/tools.sh` has unpacked the kernels; the test command sets it.
@@ -13,26 +15,36 @@ fn tools() -> PathBuf {
     PathBuf::from(folder)
 }
 
-fn one_node_cluster_answers(kernel: &str, how: &str) {
+/// Runs `guests/SCRIPT` as root in a guest with this kernel, and gives what it printed.
+fn guest(kernel: &str, script: &str, init: &str) -> String {
     let _turn = turn();
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let demo = root.parent().expect("the tests are in the project").join("deploy/demo.yaml");
-    let script = std::fs::read_to_string(root.join("guests/cluster.sh"))
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = tests.parent().expect("the tests are in the project");
+    let folder = tempfile::tempdir().expect("there is room in /tmp");
+    // Packed here, natively: it takes the emulated processor ten times as long.
+    image::addons(&bin_dir(), folder.path()).expect("every binary is built");
+    let text = std::fs::read_to_string(tests.join("guests").join(script))
         .expect("the guest's script is part of the project")
         .replace("@BIN@", &bin_dir().display().to_string())
-        .replace("@DEMO@", &demo.display().to_string());
-    let path = std::env::temp_dir().join(format!("bowline-guest-{kernel}-{}", std::process::id()));
-    std::fs::write(&path, script).expect("it can be written");
-    let output = Command::new(root.join("guests/boot.sh"))
+        .replace("@IMAGES@", &folder.path().display().to_string())
+        .replace("@PROJECT@", &project.display().to_string());
+    let path = folder.path().join("script.sh");
+    std::fs::write(&path, text).expect("it can be written");
+    let output = Command::new(tests.join("guests/boot.sh"))
+        .env("GUEST_INIT", init)
         .arg(tools().join(kernel))
         .arg(&path)
         .output()
         .expect("bash runs");
-    std::fs::remove_file(&path).expect("it was ours");
-    let text = String::from_utf8_lossy(&output.stdout);
-    println!("{text}");
-    assert!(text.contains("ALL ANSWERED"), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(text.to_lowercase().contains(how), "the proxy should have used {how}:\n{text}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    println!("{text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+fn one_node_cluster_answers(kernel: &str, how: &str) {
+    let text = guest(kernel, "cluster.sh", "");
+    assert!(text.contains("ALL ANSWERED"), "the guest says why, above");
+    assert!(text.to_lowercase().contains(how), "the proxy should have used {how}");
 }
 
 #[test]
@@ -43,4 +55,10 @@ fn a_cluster_answers_on_debian_s_6_1() {
 #[test]
 fn a_cluster_answers_on_debian_s_6_12() {
     one_node_cluster_answers("kernel-6.12", "tcx");
+}
+
+#[test]
+fn systemd_s_units_restart_what_dies_and_containers_live_on() {
+    let text = guest("kernel-6.1", "hosts.sh", "systemd");
+    assert!(text.contains("HOSTS HOLD"), "the guest says why, above");
 }

@@ -113,6 +113,8 @@ pub async fn run(args: AgentArgs, shutdown: CancellationToken) -> anyhow::Result
             "this machine has no default route, so no address for the node; name one by --node-ip"
         );
     }
+    // What was mistyped is told before anything is started that stays.
+    read_token(&args)?;
     let (runtime, identity) = tokio::select! {
         both = async { tokio::try_join!(runtime(&args), joined(&args, &node_name)) } => both?,
         () = shutdown.cancelled() => return Ok(()),
@@ -155,7 +157,8 @@ fn node_name(args: &AgentArgs) -> anyhow::Result<String> {
 
 /// Our own containerd with the add-ons' images in it; none when the user brings a runtime.
 async fn runtime(args: &AgentArgs) -> anyhow::Result<Option<Containerd>> {
-    if args.cri_socket.is_some() {
+    if let Some(socket) = &args.cri_socket {
+        bring_images(socket, args).await;
         return Ok(None);
     }
     let config = containerd::Config {
@@ -169,6 +172,32 @@ async fn runtime(args: &AgentArgs) -> anyhow::Result<Option<Containerd>> {
     containerd.import(&archives).await?;
     info!(socket = %containerd.socket().display(), "containerd answers");
     Ok(Some(containerd))
+}
+
+/// Imports our images into a runtime that is not ours, where that is a containerd. What fails here
+/// is no reason to stop: the runtime may have the images, or pull them.
+async fn bring_images(socket: &Path, args: &AgentArgs) {
+    let config = containerd::Config { socket: socket.to_owned(), ..containerd::Config::default() };
+    let archives = archives(args.images.clone(), &args.data_dir).await;
+    let mut told = false;
+    let outcome = loop {
+        match Containerd::adopt(config.clone()).await {
+            Ok(Some(containerd)) => break containerd.import(&archives).await.map(drop),
+            Ok(None) if !told => {
+                warn!(socket = %socket.display(), "no runtime answers on --cri-socket yet, waiting");
+                told = true;
+            }
+            Ok(None) => {}
+            Err(error) => break Err(error),
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    if let Err(error) = outcome {
+        warn!(
+            socket = %socket.display(),
+            "the add-ons' images can't be brought to this runtime, so it has to pull them: {error}"
+        );
+    }
 }
 
 async fn archives(given: Option<PathBuf>, data_dir: &Path) -> Vec<PathBuf> {

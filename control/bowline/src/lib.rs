@@ -11,6 +11,7 @@ pub mod join;
 pub mod kubeconfig;
 pub mod local;
 pub mod manifests;
+pub mod notify;
 pub mod pki;
 pub mod server;
 pub mod status;

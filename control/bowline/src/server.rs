@@ -27,6 +27,7 @@ use crate::addresses;
 use crate::durable;
 use crate::kubeconfig;
 use crate::manifests;
+use crate::notify;
 use crate::pki::{self, Identity, Pki};
 use crate::token::JoinToken;
 
@@ -107,6 +108,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
     let admin = client::connect(Some(&pki.path("loopback.kubeconfig"))).await?;
     tokio::select! {
         () = ready(&admin) => {
+            notify::ready();
             spawn_clients(&mut parts, admin, &pki, &args, advertise, token, &shutdown).await?;
         }
         () = shutdown.cancelled() => {}

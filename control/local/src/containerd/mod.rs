@@ -123,6 +123,16 @@ impl Containerd {
         Ok(Self { config, process: Mutex::new(Arc::new(process)) })
     }
 
+    /// The one that answers on the socket, whoever started it; none when nobody answers.
+    ///
+    /// # Errors
+    /// When the kernel does not let it be watched.
+    pub async fn adopt(config: Config) -> Result<Option<Self>, Error> {
+        let Some(pid) = answering(&config.socket).await else { return Ok(None) };
+        let process = Process::watch(pid, None).map_err(Error::Start)?;
+        Ok(Some(Self { config, process: Mutex::new(Arc::new(process)) }))
+    }
+
     /// Where CRI answers.
     #[must_use]
     pub fn socket(&self) -> &Path {
