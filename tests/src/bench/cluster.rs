@@ -112,6 +112,19 @@ impl BenchCluster {
     }
 }
 
+/// Removes the cluster when the user stops the bench (SIGINT), wherever it is then.
+pub fn remove_when_stopped() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::spawn(move || {
+        if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+            eprintln!("bench: stopped; its cluster is removed");
+            drop(Removal);
+            std::process::exit(130);
+        }
+    });
+    Ok(())
+}
+
 impl Drop for BenchCluster {
     fn drop(&mut self) {
         drop(Removal);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context;
-use bowline_tests::bench::cluster::BenchCluster;
+use bowline_tests::bench::cluster::{self, BenchCluster};
 use bowline_tests::bench::memory::{self, Resident};
 use bowline_tests::bench::requests::{self, Extent, Rounds, Targets};
 use bowline_tests::bench::services::{self, Made};
@@ -48,6 +48,7 @@ impl Scale {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let scale = Scale::of(&Cli::parse());
+    cluster::remove_when_stopped()?;
     say("a cluster of one node");
     let cluster = BenchCluster::up()?;
     let client = services::client(cluster.kubeconfig()).await?;
