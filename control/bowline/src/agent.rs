@@ -19,9 +19,10 @@ use k8s_openapi::api::core::v1::Taint;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::Usage;
 use crate::addresses;
 use crate::join::{self, Identity};
-use crate::token::JoinToken;
+use crate::token::{self, JoinToken};
 
 /// What the names of our own images begin with; they come from archives, not from a registry.
 const OWN_IMAGES: &str = "docker.io/bowline/";
@@ -30,11 +31,23 @@ const LEASES_TO_MISS: u32 = 4;
 const RETRY: Duration = Duration::from_millis(200);
 const LONGEST_RETRY: Duration = Duration::from_secs(5);
 
+const EXAMPLES: &str = "\
+Examples:
+  bowline token                    on the server: prints what agents need to join
+  bowline agent --server https://10.0.0.5:6443 --token-file /etc/bowline/token
+  bowline agent --server https://10.0.0.5:6443 --token-file /etc/bowline/token \\
+      --node-label topology.kubernetes.io/zone=a --node-taint dedicated=db:NoSchedule
+  bowline agent --server https://10.0.0.5:6443 --token-file /etc/bowline/token \\
+      --cri-socket /run/containerd/containerd.sock     with a runtime of your own
+
+The agent may stop and start at any time: containers and their containerd go on.";
+
 /// Settings of a node.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct AgentArgs {
     /// URL of the apiserver
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", value_parser = server)]
     pub server: String,
     /// Join token, as `bowline token` prints it on the server
     #[arg(long, env = "BOWLINE_TOKEN", hide_env_values = true, value_name = "TOKEN")]
@@ -80,6 +93,10 @@ pub struct AgentArgs {
     pub max_pods: u32,
 }
 
+fn server(text: &str) -> Result<String, join::JoinError> {
+    join::server_url(text).map(|_| text.trim_end_matches('/').to_owned())
+}
+
 fn label(text: &str) -> Result<(String, String), String> {
     text.split_once('=')
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -102,6 +119,11 @@ fn taint(text: &str) -> Result<Taint, String> {
 /// Runs the node until `shutdown`; its pods and containerd go on after that.
 pub async fn run(args: AgentArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     client::install_crypto();
+    if !nix::unistd::geteuid().is_root() {
+        return Err(
+            Usage("the agent runs containers, and for that it needs root".to_owned()).into()
+        );
+    }
     let node_name = node_name(&args)?;
     let node_ips = if args.node_ip.is_empty() {
         addresses::outward().into_iter().collect()
@@ -147,10 +169,11 @@ fn node_name(args: &AgentArgs) -> anyhow::Result<String> {
     };
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
     if name.is_empty() || name.len() > 253 || !name.bytes().all(plain) {
-        bail!(
+        let wrong = format!(
             "{name:?} can't be a node's name: only lower-case letters, digits, '-' and '.'; give \
              one by --node-name"
         );
+        return Err(Usage(wrong).into());
     }
     Ok(name)
 }
@@ -239,18 +262,30 @@ async fn joined(args: &AgentArgs, node_name: &str) -> anyhow::Result<Identity> {
     let mut pause = RETRY;
     let mut told = String::new();
     loop {
-        let failure: anyhow::Error = match read_token(args)? {
-            Some(token) => match join::join(&args.server, &token, node_name, &folder).await {
+        let token = read_token(args)?;
+        if let Some(identity) = join::kept(&args.server, token.as_ref(), &folder)? {
+            return Ok(identity);
+        }
+        let failure: anyhow::Error = match (token, &args.token_file) {
+            (Some(token), _) => match join::join(&args.server, &token, node_name, &folder).await {
                 Ok(identity) => return Ok(identity),
-                Err(
-                    error @ (join::JoinError::ForeignServer { .. }
-                    | join::JoinError::ServerUrl(_)
-                    | join::JoinError::Denied(_)
-                    | join::JoinError::Write { .. }),
-                ) => return Err(error.into()),
+                Err(error @ join::JoinError::ForeignServer { .. }) => {
+                    return Err(Usage(error.to_string()).into());
+                }
+                Err(error @ (join::JoinError::Denied(_) | join::JoinError::Write { .. })) => {
+                    return Err(error.into());
+                }
                 Err(error) => error.into(),
             },
-            None => anyhow::anyhow!("the file with the join token is not there yet"),
+            (None, Some(file)) => {
+                pause = RETRY;
+                anyhow::anyhow!("the file with the join token, {}, is not there", file.display())
+            }
+            (None, None) => {
+                let missing = "no join token: give --token or --token-file (run `bowline token` \
+                               on the server to see it)";
+                return Err(Usage(missing.to_owned()).into());
+            }
         };
         let text = format!("{failure:#}");
         if text != told {
@@ -258,26 +293,25 @@ async fn joined(args: &AgentArgs, node_name: &str) -> anyhow::Result<Identity> {
             told = text;
         }
         tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(if told.contains("token is not there") {
-            RETRY
-        } else {
-            LONGEST_RETRY
-        });
+        pause = (pause * 2).min(LONGEST_RETRY);
     }
 }
 
 fn read_token(args: &AgentArgs) -> anyhow::Result<Option<JoinToken>> {
+    let invalid = |place: &str, error: token::InvalidToken| Usage(format!("{place}: {error}"));
     match (&args.token, &args.token_file) {
-        (Some(text), _) => Ok(Some(text.parse()?)),
+        (Some(text), _) => Ok(Some(text.parse().map_err(|error| invalid("--token", error))?)),
         (None, Some(path)) => match fs::read_to_string(path) {
-            Ok(text) => Ok(Some(text.parse().with_context(|| path.display().to_string())?)),
+            // An empty one is being written.
+            Ok(text) if text.trim().is_empty() => Ok(None),
+            Ok(text) => {
+                let place = path.display().to_string();
+                Ok(Some(text.parse().map_err(|error| invalid(&place, error))?))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error).with_context(|| format!("can't read {}", path.display())),
         },
-        (None, None) => bail!(
-            "no join token: give --token or --token-file (run `bowline token` on the server to \
-             see it)"
-        ),
+        (None, None) => Ok(None),
     }
 }
 

@@ -22,6 +22,8 @@ use crate::pki::{self, Pair};
 use crate::token::JoinToken;
 
 const SIGNER: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+/// Where a server listens that was not told otherwise.
+const DEFAULT_PORT: u16 = 6443;
 const SIGNING_DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
 /// A certificate that ends sooner than this is replaced at the agent's start.
@@ -31,8 +33,13 @@ const RENEW_BEFORE: time::Duration = time::Duration::days(90);
 pub enum JoinError {
     #[error("{0:?} is no server URL; give one like https://192.168.1.10:6443")]
     ServerUrl(String),
-    #[error("can't reach the server at {server}: {source}")]
+    #[error("can't reach the server at {server}: {}{}", reason(source), hint(server, source))]
     Reach { server: String, source: Box<kube::Error> },
+    #[error(
+        "the server at {server} does not know this token; run `bowline token` on the server for \
+         the one that is valid"
+    )]
+    Token { server: String },
     #[error(
         "the server at {server} shows another CA than the token names; either the token is of \
          another cluster, or somebody is between this node and the server"
@@ -50,29 +57,89 @@ pub enum JoinError {
     Write { path: PathBuf, source: std::io::Error },
 }
 
+/// What went wrong at the bottom of it: the layers above only say in turn that a request failed.
+fn reason(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return format!("it answers {} {}", status.code, status.message);
+    }
+    let mut last: &dyn std::error::Error = error;
+    while let Some(source) = last.source() {
+        last = source;
+    }
+    last.to_string()
+}
+
+/// What to look at, for the causes that can be told from outside.
+fn hint(server: &str, error: &kube::Error) -> String {
+    let reason = reason(error).to_ascii_lowercase();
+    if reason.contains("not valid yet") || reason.contains("expired") {
+        let now = OffsetDateTime::now_utc().truncate_to_second();
+        return format!(" (it is {now} here: do the clocks of both machines agree?)");
+    }
+    let refused = reason.contains("refused") || reason.contains("no route");
+    if refused && !server.trim_end_matches('/').ends_with(&format!(":{DEFAULT_PORT}")) {
+        return format!(" (the server's port is {DEFAULT_PORT} unless it was told another)");
+    }
+    String::new()
+}
+
 /// The files of a node's identity.
 pub struct Identity {
     pub kubeconfig: PathBuf,
     pub ca_pem: String,
 }
 
-/// Makes sure that `folder` holds a kubeconfig and the CA of the cluster; joins when it does not,
-/// or when the certificate will end soon.
+/// Where a node's identity lies in a folder.
+struct Files {
+    kubeconfig: PathBuf,
+    ca: PathBuf,
+    cert: PathBuf,
+}
+
+impl Files {
+    fn of(folder: &Path) -> Self {
+        let file = |name| folder.join(name);
+        Self {
+            kubeconfig: file("kubelet.kubeconfig"),
+            ca: file("ca.crt"),
+            cert: file("kubelet-client.crt"),
+        }
+    }
+}
+
+/// The identity that `folder` holds, made to name this server; none when it holds none, or one of
+/// another cluster than the token's, or one that ends soon. Who has joined needs no token any more.
+pub fn kept(
+    server: &str,
+    token: Option<&JoinToken>,
+    folder: &Path,
+) -> Result<Option<Identity>, JoinError> {
+    let Files { kubeconfig, ca, cert } = Files::of(folder);
+    let read = |path: &Path| fs::read_to_string(path).ok();
+    let (Some(ca_pem), Some(cert_pem), Some(config)) = (read(&ca), read(&cert), read(&kubeconfig))
+    else {
+        return Ok(None);
+    };
+    let of_cluster = token.is_none_or(|token| token.ca_hash.is_none_or_matches(&ca_pem));
+    let Some(wanted) = kubeconfig::with_server(&config, server) else { return Ok(None) };
+    if !of_cluster || !lasts(&cert_pem) {
+        return Ok(None);
+    }
+    if wanted != config {
+        durable::write(&kubeconfig, wanted.as_bytes(), durable::SECRET)
+            .map_err(|source| JoinError::Write { path: kubeconfig.clone(), source })?;
+    }
+    Ok(Some(Identity { kubeconfig, ca_pem }))
+}
+
+/// Joins the cluster: `folder` then holds a kubeconfig and the CA of the cluster.
 pub async fn join(
     server: &str,
     token: &JoinToken,
     node_name: &str,
     folder: &Path,
 ) -> Result<Identity, JoinError> {
-    let (kubeconfig, ca_path) = (folder.join("kubelet.kubeconfig"), folder.join("ca.crt"));
-    let cert_path = folder.join("kubelet-client.crt");
-    if let (Ok(ca_pem), Ok(cert), true) =
-        (fs::read_to_string(&ca_path), fs::read_to_string(&cert_path), kubeconfig.exists())
-        && lasts(&cert)
-        && token.ca_hash.is_none_or_matches(&ca_pem)
-    {
-        return Ok(Identity { kubeconfig, ca_pem });
-    }
+    let Files { kubeconfig, ca: ca_path, cert: cert_path } = Files::of(folder);
     let ca_pem = fetch_ca(server, token).await?;
     let pair = request_certificate(server, &ca_pem, token, node_name).await?;
     let config = kubeconfig::with_certificate(server, &ca_pem, "kubelet", &pair);
@@ -107,9 +174,19 @@ fn lasts(cert_pem: &str) -> bool {
     end > (OffsetDateTime::now_utc() + RENEW_BEFORE).unix_timestamp()
 }
 
+/// Checks and reads the URL of a server.
+///
+/// # Errors
+/// When it is no `https` URL of a host alone.
+pub fn server_url(server: &str) -> Result<http::Uri, JoinError> {
+    let wrong = || JoinError::ServerUrl(server.to_owned());
+    let url: http::Uri = server.parse().map_err(|_| wrong())?;
+    let whole = url.scheme_str() == Some("https") && url.host().is_some_and(|h| !h.is_empty());
+    if whole && matches!(url.path(), "" | "/") { Ok(url) } else { Err(wrong()) }
+}
+
 fn config(server: &str) -> Result<Config, JoinError> {
-    let url = server.parse().map_err(|_| JoinError::ServerUrl(server.to_owned()))?;
-    let mut config = Config::new(url);
+    let mut config = Config::new(server_url(server)?);
     config.connect_timeout = Some(Duration::from_secs(5));
     Ok(config)
 }
@@ -165,7 +242,12 @@ async fn request_certificate(
         },
         status: None,
     };
-    let created = api.create(&PostParams::default(), &csr).await.map_err(failed)?;
+    let created = api.create(&PostParams::default(), &csr).await.map_err(|error| match &error {
+        kube::Error::Api(status) if status.code == 401 => {
+            JoinError::Token { server: server.to_owned() }
+        }
+        _ => failed(error),
+    })?;
     let name = created.metadata.name.unwrap_or_default();
     let cert = tokio::time::timeout(SIGNING_DEADLINE, signed(&api, &name))
         .await
@@ -195,5 +277,76 @@ async fn signed(api: &Api<CertificateSigningRequest>, name: &str) -> Result<Stri
             }
         }
         tokio::time::sleep(POLL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pki::{ADMIN, Pki};
+
+    const HERE: &str = "https://10.0.0.5:6443";
+
+    fn joined(folder: &Path) -> String {
+        let pki = Pki::open(&folder.join("tls")).unwrap();
+        let pair = pki.client(ADMIN).unwrap();
+        let ca_pem = pki.ca().cert.clone();
+        let files = Files::of(folder);
+        let config = kubeconfig::with_certificate(HERE, &ca_pem, "kubelet", &pair);
+        fs::write(files.kubeconfig, config).unwrap();
+        fs::write(files.ca, &ca_pem).unwrap();
+        fs::write(files.cert, &pair.cert).unwrap();
+        ca_pem
+    }
+
+    #[test]
+    fn who_has_joined_needs_no_token() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(kept(HERE, None, folder.path()).unwrap().is_none());
+        let ca_pem = joined(folder.path());
+        assert!(kept(HERE, None, folder.path()).unwrap().is_some());
+        let token = JoinToken::generate(pki::ca_hash(&ca_pem).unwrap());
+        assert!(kept(HERE, Some(&token), folder.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_token_of_another_cluster_makes_the_agent_join_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        joined(folder.path());
+        let token = JoinToken::generate("ab".repeat(32));
+        assert!(kept(HERE, Some(&token), folder.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_identity_follows_the_server_to_another_address() {
+        let folder = tempfile::tempdir().unwrap();
+        joined(folder.path());
+        let there = "https://10.0.0.6:6443";
+        let identity = kept(there, None, folder.path()).unwrap().unwrap();
+        let text = fs::read_to_string(identity.kubeconfig).unwrap();
+        assert!(text.contains(there) && !text.contains(HERE), "{text}");
+    }
+
+    #[test]
+    fn only_the_url_of_a_host_is_a_server() {
+        for good in ["https://10.0.0.5:6443", "https://k8s.example/", "https://[fd00::1]:6443"] {
+            assert!(server_url(good).is_ok(), "{good}");
+        }
+        for bad in ["10.0.0.5:6443", "http://10.0.0.5:6443", "https://", "https://a/b", "", "a b"] {
+            assert!(server_url(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_error_names_the_cause_and_a_likely_remedy() {
+        let error = |text: &str, server: &str| {
+            let io = std::io::Error::other(text.to_owned());
+            let source = Box::new(kube::Error::Service(Box::new(io)));
+            JoinError::Reach { server: server.to_owned(), source }.to_string()
+        };
+        let refused = error("Connection refused (os error 111)", "https://10.0.0.5");
+        assert!(refused.contains("refused") && refused.contains("6443"), "{refused}");
+        let skewed = error("certificate not valid yet: verification time 1", HERE);
+        assert!(skewed.contains("clocks"), "{skewed}");
     }
 }

@@ -16,3 +16,12 @@ pub mod pki;
 pub mod server;
 pub mod status;
 pub mod token;
+
+/// What was asked for can't be done as it was said: trying again as it is changes nothing. The
+/// command then ends with [`USAGE`], as for a flag that it does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Usage(pub String);
+
+/// The exit code of a command that was called wrongly.
+pub const USAGE: u8 = 2;

@@ -13,6 +13,7 @@ use bowline::console::Console;
 use bowline::local::{self, UpArgs};
 use bowline::server::{self, ServerArgs};
 use bowline::status;
+use bowline::{USAGE, Usage};
 use bowline_local::{Cluster, node_init};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
@@ -30,6 +31,10 @@ struct Cli {
     #[command(subcommand)]
     command: Cmd,
 }
+
+/// What is logged unless RUST_LOG says otherwise. The client's layers would tell of every failed
+/// request what whoever made it tells better.
+const LOGGED: &str = "info,kube_client::client=off";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -55,6 +60,9 @@ enum Cmd {
         command: Local,
     },
     /// Print the token by which agents join this server's cluster
+    #[command(
+        after_help = "Example:\n  bowline token | ssh NODE 'install -D -m 600 /dev/stdin /etc/bowline/token'"
+    )]
     Token {
         /// The server's data folder
         #[arg(long, default_value = "/var/lib/bowline/server", value_name = "DIR")]
@@ -126,7 +134,7 @@ fn main() -> ExitCode {
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("bowline: {error:#}");
-        ExitCode::FAILURE
+        if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
     })
 }
 
@@ -136,7 +144,7 @@ where
     F: FnOnce(CancellationToken) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

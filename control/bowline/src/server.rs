@@ -39,8 +39,18 @@ const ADD_ONS: [(&str, &str); 2] = [
 const RETRY: Duration = Duration::from_millis(100);
 const READY_POLL: Duration = Duration::from_millis(10);
 
+const EXAMPLES: &str = "\
+Examples:
+  bowline server                                        with all data in /var/lib/bowline/server
+  bowline server --tls-san k8s.example.com              also reached by this name
+  bowline server --node-monitor-grace 10 --disable dns  quicker about lost nodes; with a DNS of your own
+  kubectl --kubeconfig /var/lib/bowline/server/kubeconfig get nodes
+
+What lies in DATA-DIR/manifests (*.yaml, *.json) is applied, and again when it changes.";
+
 /// Settings of the control plane.
 #[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
 pub struct ServerArgs {
     /// Where the database, the certificates and the manifests are kept
     #[arg(long, default_value = "/var/lib/bowline/server", value_name = "DIR")]
@@ -87,6 +97,7 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
              --advertise-address"
         ),
     };
+    usable(&args.data_dir)?;
     let pki = Pki::open(&args.data_dir.join("tls"))?;
     prepare_certificates(&pki, &args, advertise)?;
     let token = ensure_token(&args.data_dir, &pki)?;
@@ -118,6 +129,20 @@ pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Resul
         }
     }
     supervise(parts, shutdown).await
+}
+
+/// Makes the data folder, and finds out at once whether this user may write there.
+fn usable(data_dir: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(data_dir)
+        .and_then(|()| {
+            nix::unistd::access(data_dir, nix::unistd::AccessFlags::W_OK).map_err(Into::into)
+        })
+        .with_context(|| {
+            format!(
+                "can't write to {}: run this as root, or name a folder of yours by --data-dir",
+                data_dir.display()
+            )
+        })
 }
 
 /// Waits until the apiserver has its caches, roles and namespaces.

@@ -1,6 +1,7 @@
 //! A one-node cluster of the bench's own: up at its start, removed at its end.
 
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -153,6 +154,8 @@ fn local(arguments: &[&str]) -> anyhow::Result<()> {
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        // A second control-C does not stop the removal.
+        .process_group(if arguments == ["down"] { 0 } else { nix::unistd::getpgrp().as_raw() })
         .status()
         .with_context(|| format!("start {}", program.display()))?;
     ensure!(status.success(), "bowline local {arguments:?} failed: {status}");
