@@ -33,8 +33,8 @@ const RENEW_BEFORE: time::Duration = time::Duration::days(90);
 pub enum JoinError {
     #[error("{0:?} is no server URL; give one like https://192.168.1.10:6443")]
     ServerUrl(String),
-    #[error("can't reach the server at {server}: {}{}", reason(source), hint(server, source))]
-    Reach { server: String, source: Box<kube::Error> },
+    #[error("can't reach the server at {server}: {}{}", reason(error), hint(server, error))]
+    Reach { server: String, error: Box<kube::Error> },
     #[error(
         "the server at {server} does not know this token; run `bowline token` on the server for \
          the one that is valid"
@@ -66,15 +66,19 @@ fn reason(error: &kube::Error) -> String {
     while let Some(source) = last.source() {
         last = source;
     }
-    last.to_string()
+    // Without the numbers, which differ at each try.
+    let text = last.to_string();
+    match text.split_once(": verification time") {
+        Some((certificate, _)) => certificate.to_owned(),
+        None => text,
+    }
 }
 
 /// What to look at, for the causes that can be told from outside.
 fn hint(server: &str, error: &kube::Error) -> String {
     let reason = reason(error).to_ascii_lowercase();
     if reason.contains("not valid yet") || reason.contains("expired") {
-        let now = OffsetDateTime::now_utc().truncate_to_second();
-        return format!(" (it is {now} here: do the clocks of both machines agree?)");
+        return " by this machine's clock; see `timedatectl` on both machines".to_owned();
     }
     let refused = reason.contains("refused") || reason.contains("no route");
     if refused && !server.trim_end_matches('/').ends_with(&format!(":{DEFAULT_PORT}")) {
@@ -192,7 +196,7 @@ fn config(server: &str) -> Result<Config, JoinError> {
 }
 
 async fn fetch_ca(server: &str, token: &JoinToken) -> Result<String, JoinError> {
-    let failed = |source| JoinError::Reach { server: server.to_owned(), source: Box::new(source) };
+    let failed = |error| JoinError::Reach { server: server.to_owned(), error: Box::new(error) };
     let mut config = config(server)?;
     // Nothing is trusted yet: what comes back is believed only if its hash is the token's.
     config.accept_invalid_certs = true;
@@ -215,7 +219,7 @@ async fn request_certificate(
     token: &JoinToken,
     node_name: &str,
 ) -> Result<Pair, JoinError> {
-    let failed = |source| JoinError::Reach { server: server.to_owned(), source: Box::new(source) };
+    let failed = |error| JoinError::Reach { server: server.to_owned(), error: Box::new(error) };
     let mut config = config(server)?;
     let (_, ca) = x509_parser::pem::parse_x509_pem(ca_pem.as_bytes())
         .map_err(|_| JoinError::ForeignServer { server: server.to_owned() })?;
@@ -341,12 +345,14 @@ mod tests {
     fn an_error_names_the_cause_and_a_likely_remedy() {
         let error = |text: &str, server: &str| {
             let io = std::io::Error::other(text.to_owned());
-            let source = Box::new(kube::Error::Service(Box::new(io)));
-            JoinError::Reach { server: server.to_owned(), source }.to_string()
+            let error = Box::new(kube::Error::Service(Box::new(io)));
+            JoinError::Reach { server: server.to_owned(), error }.to_string()
         };
         let refused = error("Connection refused (os error 111)", "https://10.0.0.5");
         assert!(refused.contains("refused") && refused.contains("6443"), "{refused}");
         let skewed = error("certificate not valid yet: verification time 1", HERE);
-        assert!(skewed.contains("clocks"), "{skewed}");
+        assert!(
+            skewed.ends_with("yet by this machine's clock; see `timedatectl` on both machines")
+        );
     }
 }
