@@ -1,5 +1,6 @@
 //! What may enter the store, and what is added to it on the way: one file for each rule.
 
+mod certificates;
 mod escalation;
 mod limits;
 mod namespace;
@@ -38,6 +39,7 @@ pub(crate) fn create(call: &Call, object: &mut Value, warnings: &mut Vec<String>
 /// Admits a change.
 pub(crate) fn update(call: &Call, old: &Value, new: &mut Value) -> ApiResult<()> {
     node::restrict(call, Some(old), new)?;
+    certificates::check(call, old, new)?;
     escalation::check(call, Some(old), new)
 }
 

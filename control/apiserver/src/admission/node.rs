@@ -85,6 +85,12 @@ fn restrict_pod(call: &Call, node: &str, old: Option<&Value>, new: &Value) -> Ap
         let why = format!("node \"{node}\" can only act on pods with spec.nodeName set to itself");
         return Err(refuse(call, new, &why));
     }
+    // A pod becomes a service's backend by its labels.
+    let labels = |object: &Value| object.pointer("/metadata/labels").cloned();
+    if old.is_some_and(|old| labels(old) != labels(new)) {
+        let why = format!("node \"{node}\" cannot update labels through pod status");
+        return Err(refuse(call, new, &why));
+    }
     let mirror = new.pointer("/metadata/annotations/kubernetes.io~1config.mirror").is_some();
     if old.is_none() && !mirror {
         let why = format!(

@@ -63,18 +63,14 @@ pub(crate) struct Namespace;
 
 impl Strategy for Namespace {
     fn prepare_create(&self, object: &mut Value, _user: &User) {
-        let name = object::name(object).to_owned();
         child(object, "spec").insert("finalizers".into(), json!(["kubernetes"]));
         child(object, "status").insert("phase".into(), "Active".into());
-        object::metadata(object)
-            .entry("labels")
-            .or_insert_with(|| json!({}))
-            .as_object_mut()
-            .map(|labels| labels.insert("kubernetes.io/metadata.name".into(), name.into()));
+        name_by_label(object);
     }
 
     fn prepare_update(&self, old: &Value, new: &mut Value) {
         keep(new, "spec", old.get("spec"));
+        name_by_label(new);
     }
 
     fn mark_deleted(&self, object: &mut Value) {
@@ -84,6 +80,13 @@ impl Strategy for Namespace {
     fn holds_deletion(&self, object: &Value) -> bool {
         !object::items(object, "/spec/finalizers").is_empty()
     }
+}
+
+/// Selectors find a namespace by its name through this label.
+fn name_by_label(namespace: &mut Value) {
+    let name = object::name(namespace).to_owned();
+    let labels = object::metadata(namespace).entry("labels").or_insert(Value::Null);
+    object::as_map(labels).insert("kubernetes.io/metadata.name".into(), name.into());
 }
 
 pub(crate) struct Node;

@@ -160,6 +160,8 @@ async fn a_kubelet_touches_only_its_own_node_and_pods() {
     let path = format!("{DEFAULT}/pods/p/status");
     assert_eq!(n2.merge(&path, &status).await.code, 403);
     n1.merge(&path, &status).await.ok();
+    let labels = json!({"metadata": {"labels": {"app": "bank"}}});
+    assert_eq!(n1.merge(&path, &labels).await.code, 403, "it would become a backend");
     let token =
         |uid: &Value| json!({"spec": {"boundObjectRef": {"kind": "Pod", "name": "p", "uid": uid}}});
     let path = format!("{DEFAULT}/serviceaccounts/default/token");
@@ -295,4 +297,40 @@ async fn a_bootstrap_token_lets_a_node_ask_for_its_certificate_and_no_more() {
     assert_eq!(node.get("/api/v1/nodes").await.code, 403);
     let wrong = cluster.by_token(Some("abcdef.0123456789abcdee")).await;
     assert_eq!(wrong.get("/api/v1/nodes").await.code, 401);
+}
+
+#[tokio::test]
+async fn who_approves_a_certificate_must_be_allowed_to_for_its_signer() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin.service_account("sa").await;
+    let approvals = json!({"apiGroups": ["certificates.k8s.io"],
+        "resources": ["certificatesigningrequests/approval"], "verbs": ["patch"]});
+    let role = json!({"metadata": {"name": "approver"}, "rules": [approvals]});
+    admin.post(&format!("{RBAC}/clusterroles"), &role).await.ok();
+    let binding = json!({"metadata": {"name": "approver"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole",
+            "name": "approver"},
+        "subjects": [{"kind": "ServiceAccount", "name": "sa", "namespace": "default"}]});
+    admin.post(&format!("{RBAC}/clusterrolebindings"), &binding).await.ok();
+    let request = rcgen::CertificateParams::new(Vec::new()).expect("no names");
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let pem = request.serialize_request(&key).and_then(|one| one.pem()).expect("a request");
+    let encoded = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, pem);
+    let requests = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let body = json!({"metadata": {"name": "r"}, "spec": {"request": encoded,
+        "signerName": "example.com/fine", "usages": ["client auth"]}});
+    admin.post(requests, &body).await.ok();
+    let token = admin.token("sa", &json!({})).await;
+    let account = cluster.by_token(Some(&token)).await;
+    let path = format!("{requests}/r/approval");
+    let approved = json!({"status": {"conditions": [
+        {"type": "Approved", "status": "True", "reason": "x", "message": "x"}]}});
+    let refused = account.merge(&path, &approved).await;
+    assert_eq!(refused.code, 403, "{}", refused.body);
+    let signers = json!({"apiGroups": ["certificates.k8s.io"], "resources": ["signers"],
+        "resourceNames": ["example.com/*"], "verbs": ["approve"]});
+    let both = json!({"rules": [approvals, signers]});
+    admin.merge(&format!("{RBAC}/clusterroles/approver"), &both).await.ok();
+    account.merge(&path, &approved).await.ok();
 }

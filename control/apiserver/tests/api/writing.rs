@@ -186,3 +186,13 @@ async fn tables_and_metadata_are_served_when_asked_for() {
     assert_eq!(partial["items"][0]["metadata"]["name"], "m");
     assert_eq!(partial["items"][0].get("data"), None);
 }
+
+#[tokio::test]
+async fn a_namespace_keeps_the_label_that_is_its_name() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin.post("/api/v1/namespaces", &json!({"metadata": {"name": "a"}})).await.ok();
+    let bare = json!({"metadata": {"name": "a", "labels": {"x": "y"}}});
+    let now = admin.put("/api/v1/namespaces/a", &bare).await.ok();
+    assert_eq!(now["metadata"]["labels"], json!({"x": "y", "kubernetes.io/metadata.name": "a"}));
+}
