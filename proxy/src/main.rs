@@ -245,7 +245,9 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 fn start_log(json: bool) {
-    let filter = EnvFilter::try_from_env("BOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // RUST_LOG says otherwise. The client tells of every failed request, which whoever made it tells, too.
+    let filter = EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| EnvFilter::new("info,kube_client::client=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter);
     let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let builder = builder.with_ansi(ansi).with_writer(std::io::stderr);

@@ -110,7 +110,8 @@ pub async fn up(name: &str, args: UpArgs) -> anyhow::Result<()> {
         .with_context(|| format!("can't write {}", args.kubeconfig.display()))?;
     if let Some(demo) = &args.demo {
         console.step(&format!("demo: {}", demo.display()));
-        manifests::apply_file(&client, demo).await?;
+        let applied = manifests::apply_file(&client, demo).await;
+        applied.with_context(|| format!("the demo {}", demo.display()))?;
         deployments_available(&client).await?;
     }
     console.finish();

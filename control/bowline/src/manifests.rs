@@ -29,13 +29,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(250);
 /// Why a manifest could not be applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
-    #[error("can't read the file: {0}")]
+    #[error("can't read it")]
     Read(#[from] io::Error),
-    #[error("not YAML or JSON: {0}")]
+    #[error("not YAML or JSON")]
     Parse(#[from] serde_yaml::Error),
     #[error("an object lacks apiVersion, kind or metadata.name")]
     Incomplete,
-    #[error("{kind} {name}: {source}")]
+    #[error("{kind} {name}")]
     Apply { kind: String, name: String, source: Box<kube::Error> },
 }
 
@@ -60,7 +60,7 @@ pub async fn run(client: Client, folder: PathBuf, shutdown: CancellationToken) {
                     applied.insert(path, stamp);
                 }
                 Err(error) => {
-                    let text = error.to_string();
+                    let text = format!("{:#}", anyhow::Error::from(error));
                     // Once for each new trouble, not at every try.
                     if last_error.insert(path.clone(), text.clone()).as_ref() != Some(&text) {
                         warn!(file = %path.display(), "can't apply a manifest, trying on: {text}");
