@@ -56,6 +56,7 @@ if command -v apt-get >/dev/null; then
   want_command iptables iptables
   want_command nft nftables
   want_command mkfs.ext4 e2fsprogs
+  want_command systemctl systemd
   want_command kubectl kubernetes-client
   nightly_ready || has rust-web-src || toolchain=missing
   if [ ${#need[@]} -gt 0 ] || [ "${toolchain:-}" ] || ! linker_ready; then

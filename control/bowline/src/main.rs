@@ -127,12 +127,18 @@ fn main() -> ExitCode {
         Cmd::Local { cluster, command } => run_local(&cluster, command),
         Cmd::Token { data_dir } => print_token(&data_dir),
         Cmd::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "bowline", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "bowline", &mut script);
+            print(&script)
         }
         Cmd::Other(words) => run_other(&words),
     };
     outcome.unwrap_or_else(|error| {
+        let broken = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+        if error.downcast_ref().is_some_and(broken) {
+            // Whoever read (`| head`) has seen enough.
+            return ExitCode::SUCCESS;
+        }
         eprintln!("bowline: {error:#}");
         if error.is::<Usage>() { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
     })
@@ -183,22 +189,29 @@ fn run_local(name: &str, command: Local) -> anyhow::Result<ExitCode> {
         Local::Status { output } => {
             let status = open(name)?.status()?;
             match output {
-                Output::Json => println!("{}", serde_json::to_string_pretty(&status)?),
-                Output::Table => print!("{}", status::table(&status)),
-            }
+                Output::Json => print((serde_json::to_string_pretty(&status)? + "\n").as_bytes())?,
+                Output::Table => print(status::table(&status).as_bytes())?,
+            };
         }
         Local::Sh { node, command } => return shell(&open(name)?, &node, command),
         Local::Load { archive } => {
             let console = Console::default();
             let images = open(name)?.load(&archive, &console)?;
             console.finish();
-            images.iter().for_each(|image| println!("{image}"));
+            print(images.iter().map(|image| format!("{image}\n")).collect::<String>().as_bytes())?;
         }
         Local::Logs { node, unit, follow } => {
             print_log(&open(name)?.log_file(&node, &unit)?, follow)?;
         }
         Local::NodeInit { .. } => bail!("node-init runs before anything else"),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout();
+    out.write_all(bytes)?;
+    out.flush()?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -244,8 +257,7 @@ fn print_token(data_dir: &Path) -> anyhow::Result<ExitCode> {
     let token = std::fs::read_to_string(&path).with_context(|| {
         format!("can't read {}; is this the server's host, and are you root?", path.display())
     })?;
-    print!("{token}");
-    Ok(ExitCode::SUCCESS)
+    print(token.as_bytes())
 }
 
 /// As git does: `bowline X` runs `bowline-X`, from beside this program or from the PATH.
