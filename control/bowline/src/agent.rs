@@ -22,6 +22,7 @@ use tracing::{info, warn};
 use crate::Usage;
 use crate::addresses;
 use crate::join::{self, Identity};
+use crate::resolver;
 use crate::token::{self, JoinToken};
 
 /// What the names of our own images begin with; they come from archives, not from a registry.
@@ -85,6 +86,13 @@ pub struct AgentArgs {
     /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Name servers for pods that ask none of the cluster's [default: the host's /etc/resolv.conf,
+    /// or what is behind its stub]
+    #[arg(long, value_name = "FILE")]
+    pub resolv_conf: Option<PathBuf>,
+    /// Port of the kubelet, where the server fetches logs and runs commands
+    #[arg(long, default_value_t = bowline_kubelet::config::DEFAULT_PORT)]
+    pub kubelet_port: u16,
     /// Seconds between two signs of life; well below the server's --node-monitor-grace
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub lease_period: u64,
@@ -329,6 +337,8 @@ fn kubelet_config(
     config.static_pod_dir = Some(args.static_pods.clone());
     config.cluster_dns = args.cluster_dns.clone();
     config.cluster_domain = args.cluster_domain.clone();
+    config.resolv_conf = args.resolv_conf.clone().unwrap_or_else(resolver::configuration);
+    config.listen.set_port(args.kubelet_port);
     config.auth = bowline_kubelet::Auth {
         client_ca: Some(identity.ca_pem.clone().into_bytes()),
         webhook: true,

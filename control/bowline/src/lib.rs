@@ -13,6 +13,7 @@ pub mod local;
 pub mod manifests;
 pub mod notify;
 pub mod pki;
+pub mod resolver;
 pub mod server;
 pub mod status;
 pub mod token;
