@@ -85,7 +85,7 @@ fi
 
 mkdir "$work/root"
 unshare -m --propagation private bash -c "
-  mount --bind / '$work/root' && mount -o remount,ro,bind '$work/root'
+  mount --rbind / '$work/root' && mount -o remount,ro,bind '$work/root'
   exec /usr/lib/qemu/virtiofsd --socket-path='$work/virtiofs.sock' -o source='$work/root' -o cache=always \
     -o sandbox=chroot --rlimit-nofile=16000 --thread-pool-size=1" >"$work/virtiofs.log" 2>&1 &
 virtiofsd=$!

@@ -22,6 +22,7 @@ until_true() {
 main_pid() { systemctl show -p MainPID --value "$1"; }
 restarted() { local pid; pid=$(main_pid "$1"); [ "$pid" != 0 ] && [ "$pid" != "$2" ]; }
 
+touch /run/began
 # The host's network: a card, by which it would reach others.
 ip link add eth0 type dummy
 ip address add $address/24 dev eth0 && ip link set eth0 up && ip link set lo up
@@ -59,13 +60,6 @@ whole() {
   [ "$(containers)" = "$before" ] || fail "containers did not survive $1: $before -> $(containers)"
   kubectl get node n1 | grep -w Ready >/dev/null || fail "the node is not Ready after $1"
 }
-# A pod that begins after the trouble: everything works together again.
-works() {
-  until_true 20 kubectl run "probe-$1" --image=bowline/busybox:0.1.0 --image-pull-policy=IfNotPresent --restart=Never \
-    -- sh -c "timeout 20 wget -qO- http://demo/" || fail "no pod can be made after $2"
-  until_true 40 sh -c "kubectl logs probe-$1 | grep Hello" || fail "a new pod does not run and reach the service after $2"
-  whole "$2"
-}
 
 containerd=$(pgrep -xf 'containerd --config .*') || fail "no containerd"
 agent=$(main_pid bowline-agent)
@@ -80,7 +74,8 @@ say "systemd restarted the agent ($(main_pid bowline-agent)); containerd ($conta
 say "kill -9 containerd ($containerd)"
 kill -9 "$containerd"
 until_true 20 sh -c "pgrep -xf 'containerd --config .*' | grep -vx $containerd" || fail "the agent does not restart containerd"
-works containerd "containerd's death"
+until_true 30 kubectl exec "$pod" -- true || fail "containerd does not run commands again"
+whole "containerd's death"
 now=$(pgrep -xf 'containerd --config .*')
 [ "$(ps -o ppid= -p "$now" | tr -d ' ')" = "$(main_pid bowline-agent)" ] || fail "containerd is not the agent's child"
 say "the agent restarted containerd ($now)"
@@ -90,7 +85,11 @@ say "kill -9 the server ($server)"
 kill -9 "$server"
 until_true 10 restarted bowline-server "$server" || fail "systemd does not restart the server"
 until_true 30 kubectl get --raw /readyz || fail "the server does not come back"
-works server "the server's death"
+whole "the server's death"
+# A pod that begins after all that: everything works together again.
+until_true 20 kubectl run probe --image=bowline/busybox:0.1.0 --image-pull-policy=IfNotPresent --restart=Never \
+  -- sh -c "timeout 20 wget -qO- http://demo/" || fail "no pod can be made"
+until_true 40 sh -c "kubectl logs probe | grep Hello" || fail "a new pod does not run and reach the service"
 say "systemd restarted the server ($(main_pid bowline-server))"
 
 systemctl stop bowline-agent || fail "the agent does not stop"
@@ -103,4 +102,17 @@ touch /run/stop; wait $load
 say "requests meanwhile: $(sort /run/load | uniq -c | tr '\n' ' ')"
 grep -qv ok /run/load && fail "requests failed"
 [ "$(systemctl show -p NRestarts --value bowline-server)" = 1 ] || fail "the server restarted more often than it was killed"
+
+"$project"/deploy/remove.sh || fail "remove.sh"
+traces() {
+  for name in bowline containerd runc pause httpd; do pgrep -a "$name"; done
+  find /etc /opt /run /usr/local/bin /var/lib /var/log -name '*bowline*' -newer /run/began -not -path /var/lib/bowline
+  find /var/lib/bowline -mindepth 1
+  grep -E 'bowline|kubelet/' /proc/self/mountinfo | cut -d' ' -f5 | grep -vx /var/lib/bowline
+  ls /sys/fs/bpf; nft list tables; ip route show type unreachable; ip -o link | grep -v 'lo:\|eth0:'
+  tc filter show dev eth0 ingress; ls -d /sys/fs/cgroup/kubepods 2>/dev/null
+}
+left=$(traces)
+[ -z "$left" ] || { echo "$left"; fail "remove.sh leaves traces"; }
+say "removed without a trace"
 echo "HOSTS HOLD"
