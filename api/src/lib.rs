@@ -12,4 +12,5 @@ pub mod quantity;
 pub mod ready;
 pub mod retry;
 pub mod selector;
+pub mod trim;
 pub mod words;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bowline_api::events::Recorder;
 use bowline_api::informer::{Cached, Informer, Key};
+use bowline_api::trim;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet,
 };
@@ -140,7 +141,9 @@ impl Context {
         let caches = &self.caches;
         let all = watcher::Config::default;
         let mut start = Start { client: &self.client, tasks, shutdown };
-        start.kind(&caches.pods, all());
+        start.trimmed(&caches.pods, all(), |pod| {
+            pod.spec.iter_mut().for_each(trim::containers);
+        });
         start.kind(&caches.nodes, all());
         start.kind(&caches.namespaces, all());
         start.kind(&caches.services, all());
@@ -206,8 +209,17 @@ struct Start<'a> {
 
 impl Start<'_> {
     fn kind<K: Cached>(&mut self, informer: &Informer<K>, config: watcher::Config) {
+        self.trimmed(informer, config, |_| {});
+    }
+
+    fn trimmed<K: Cached>(
+        &mut self,
+        informer: &Informer<K>,
+        config: watcher::Config,
+        trim: fn(&mut K),
+    ) {
         let api = Api::all(self.client.clone());
-        self.tasks.spawn(informer.clone().run(api, config, |_| {}, self.shutdown.clone()));
+        self.tasks.spawn(informer.clone().run(api, config, trim, self.shutdown.clone()));
     }
 }
 

@@ -7,9 +7,8 @@ use std::time::Duration;
 use bowline_api::events::{Recorder, Severity};
 use bowline_api::informer::{Cached, Informer, Key};
 use bowline_api::ready::until_ready;
-use k8s_openapi::api::core::v1::{
-    Binding, Container, Namespace, Node, ObjectReference, Pod, PodCondition,
-};
+use bowline_api::trim;
+use k8s_openapi::api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
@@ -287,10 +286,7 @@ fn scheduled_condition(pod: &Pod) -> Option<&PodCondition> {
 fn trim_pod(pod: &mut Pod) {
     pod.metadata.annotations = None;
     if let Some(spec) = &mut pod.spec {
-        spec.volumes = None;
-        spec.ephemeral_containers = None;
-        let init = spec.init_containers.iter_mut().flatten();
-        spec.containers.iter_mut().chain(init).for_each(trim_container);
+        trim::containers(spec);
     }
     if let Some(status) = &mut pod.status {
         status.container_statuses = None;
@@ -300,16 +296,6 @@ fn trim_pod(pod: &mut Pod) {
             conditions.retain(|condition| condition.type_ == "PodScheduled");
         }
     }
-}
-
-fn trim_container(container: &mut Container) {
-    *container = Container {
-        name: std::mem::take(&mut container.name),
-        ports: container.ports.take(),
-        resources: container.resources.take(),
-        restart_policy: container.restart_policy.take(),
-        ..Default::default()
-    };
 }
 
 fn trim_node(node: &mut Node) {
