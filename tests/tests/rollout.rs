@@ -1,8 +1,12 @@
 //! Rolling updates under load: what is replaced must not be felt.
 
+use std::time::{Duration, Instant};
+
 use bowline_tests::harness::{TestCluster, eventually};
 use bowline_tests::kit::report::Report;
 
+/// What a server sleeps before it is told to end.
+const PRE_STOP: Duration = Duration::from_secs(2);
 /// Updates one after the other while the load runs.
 const ROLLOUTS: usize = 2;
 
@@ -70,6 +74,11 @@ fn a_rolling_update_of_a_server_that_drains_fails_no_request() {
     }
     let failed: Vec<_> = reports.iter().filter(|(_, report)| report.failed > 0).collect();
     assert!(failed.is_empty(), "requests failed: {failed:#?}");
+    // Here the endpoints leave faster than the servers end: that the sleep is slept shows alone.
+    let pod = cluster.kubectl().jsonpath(&["pods", "-l", "app=web"], "{.items[0].metadata.name}");
+    let begun = Instant::now();
+    cluster.kubectl().run(&["delete", "pod", &pod]);
+    assert!(begun.elapsed() >= PRE_STOP, "{pod} was gone after {:?}", begun.elapsed());
 }
 
 #[test]
