@@ -184,7 +184,7 @@ fn a_corrupt_cni_configuration_is_refused_and_leaves_nothing_behind() {
              printf '%s' '{configuration}' | CNI_COMMAND=ADD CNI_CONTAINERID=bad CNI_NETNS=/run/netns/bad \
              CNI_IFNAME=eth0 CNI_PATH=/opt/cni/bin /opt/cni/bin/bowline-cni; echo \" exit $?\"; \
              ip netns del bad; after=$(ls /sys/class/net | wc -l); [ $before = $after ] && echo clean; \
-             ls /var/lib/cni/bowline/attachments | grep -c '^bad' || echo no attachment"
+             find /var/lib/cni/bowline -printf '%p %l\n' | grep -w bad || echo nothing of it"
         );
         let output = cluster.in_node("n2", &["sh", "-c", &script]);
         assert!(
@@ -193,7 +193,7 @@ fn a_corrupt_cni_configuration_is_refused_and_leaves_nothing_behind() {
             "{output}"
         );
         assert!(output.contains("exit 1") && output.contains("clean"), "{output}");
-        assert!(output.contains("no attachment"), "{output}");
+        assert!(output.contains("nothing of it"), "{output}");
     }
 }
 
@@ -234,4 +234,45 @@ fn commands_say_what_is_wrong_and_what_to_do() {
         &[&port.to_string(), "listen"],
     );
     std::fs::remove_dir_all(&folder).expect("it was ours");
+}
+
+#[test]
+fn a_host_that_lacks_what_the_proxy_needs_is_told_what_and_what_to_do() {
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let kubeconfig = "{apiVersion: v1, kind: Config, current-context: c, \
+        clusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}], \
+        contexts: [{name: c, context: {cluster: c, user: u}}], users: [{name: u, user: {}}]}";
+    std::fs::write(file("kubeconfig"), kubeconfig).expect("it can be written");
+    std::fs::write(file("release"), "5.10.0-13-amd64\n").expect("it can be written");
+    let run = format!(
+        "timeout 20 {} run --node-name=n --kubeconfig={} --health-address=127.0.0.1:0 \
+         --metrics-address=127.0.0.1:0 --bpf-dir={}",
+        bin_dir().join("bowline-proxy").display(),
+        file("kubeconfig"),
+        file("bpf")
+    );
+    let old = format!("mount --bind {} /proc/sys/kernel/osrelease; exec {run}", file("release"));
+    let no_bpf = format!("exec {run}");
+    let no_cgroup2 = format!(
+        "for mount in $(findmnt -rno TARGET -t cgroup2 | sort -r); do umount -l $mount; done; \
+         exec {run}"
+    );
+    for (script, parts) in [
+        (old, ["kernel 5.10.0-13-amd64 is too old", "boot a newer kernel"]),
+        (no_bpf, ["is not on a bpf file system", "mount -t bpf bpf /sys/fs/bpf"]),
+        (no_cgroup2, ["no cgroup2 mount", "mount -t cgroup2 cgroup2 /sys/fs/cgroup"]),
+    ] {
+        // In namespaces of its own, so that nothing of it stays; the proxy looks at process 1's mounts.
+        let output = Command::new("unshare")
+            .args(["-m", "-p", "-f", "--mount-proc", "sh", "-ec", &script])
+            .output()
+            .expect("unshare(1) is part of Debian's base");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{script}: {said}");
+        for part in parts {
+            assert!(said.contains(part), "{script}: {part:?} is missing in {said}");
+        }
+    }
+    assert!(!folder.path().join("bpf").exists(), "what is no bpf file system was left changed");
 }
