@@ -358,10 +358,12 @@ fn apply_twice_removes_what_the_second_lacks_and_diff_shows_it_before() {
                 assert_eq!(diff.status.code(), Some(1), "diff says that there are differences");
                 contains(&String::from_utf8_lossy(&diff.stdout), &["-", "name: two", "port: 81"]);
             }
+            let containers = || {
+                kubectl.jsonpath(&["deployment", "app"], "{.spec.template.spec.containers[*].name}")
+            };
+            assert_eq!(containers(), "one two", "{id} {style:?}: looking at it changed it");
             kubectl.run_with_input(style, &one);
-            let containers = kubectl
-                .jsonpath(&["deployment", "app"], "{.spec.template.spec.containers[*].name}");
-            assert_eq!(containers, "one", "{id} {style:?}: the container stayed");
+            assert_eq!(containers(), "one", "{id} {style:?}: the container stayed");
             let ports = kubectl.jsonpath(&["service", "app"], "{.spec.ports[*].name}");
             assert_eq!(ports, "a", "{id} {style:?}: the port stayed");
             if !style.contains(&"--server-side") {

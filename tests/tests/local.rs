@@ -142,11 +142,14 @@ fn the_server_applies_its_manifests_folder_and_again_when_it_changes() {
     };
     write_in_node(&cluster, "n1", &path, &manifest("first"));
     value("first");
-    // A file that can't be applied does not hold up the others, nor its own next version.
-    write_in_node(&cluster, "n1", &path, "{{{ not YAML");
+    // A file that can't be applied does not hold up those after it, nor its own next version.
+    let wrong = path.replace(".yaml", "-before.yaml");
+    write_in_node(&cluster, "n1", &wrong, "{{{ not YAML");
     write_in_node(&cluster, "n1", &path, &manifest("second"));
     value("second");
-    cluster.in_node("n1", &["rm", &path]);
+    write_in_node(&cluster, "n1", &wrong, &manifest("third"));
+    value("third");
+    cluster.in_node("n1", &["rm", &path, &wrong]);
 }
 
 #[test]

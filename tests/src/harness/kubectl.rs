@@ -23,6 +23,11 @@ impl Kubectl {
         self
     }
 
+    /// Its kubeconfig.
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
+    }
+
     /// This one, and Debian's 1.20 where that is another: what it does must be the same.
     ///
     /// `BOWLINE_TEST_KUBECTLS` names more, separated by colons (the test command sets it).

@@ -37,7 +37,7 @@ pub struct LoadArgs {
 pub async fn run(args: LoadArgs) -> anyhow::Result<Report> {
     let (host, port) = args.target.rsplit_once(':').context("a target is NAME:PORT")?;
     let (host, port) = (host.trim_matches(['[', ']']).to_owned(), port.parse::<u16>()?);
-    let start = Instant::now();
+    let (start, clock) = (Instant::now(), super::unix_seconds());
     let mut workers = JoinSet::new();
     let (results, inbox) = tokio::sync::mpsc::channel(super::INBOX);
     for number in 0..args.workers {
@@ -65,6 +65,7 @@ pub async fn run(args: LoadArgs) -> anyhow::Result<Report> {
     drop(results);
     let mut report = super::collect(inbox).await?;
     report.seconds = start.elapsed().as_secs_f64();
+    report.last_ok_began += clock;
     Ok(report)
 }
 

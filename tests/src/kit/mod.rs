@@ -20,6 +20,12 @@ type Outcome = (Duration, Duration, Result<String, String>);
 /// Results on the way to the report; more make the clients wait.
 const INBOX: usize = 1024;
 
+/// The time by the machine's clock, which pods and the host share.
+pub fn unix_seconds() -> f64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.unwrap_or_default().as_secs_f64()
+}
+
 /// Counts outcomes until all senders are gone, or SIGTERM or SIGINT cuts the run short.
 async fn collect(mut inbox: mpsc::Receiver<Outcome>) -> std::io::Result<Report> {
     let mut report = Report::default();

@@ -28,6 +28,10 @@ pub struct Report {
     /// How long the run was, where its kind of load measures that.
     #[serde(default)]
     pub seconds: f64,
+    /// When the last request began that was answered, in Unix seconds; where the kind of load tells
+    /// when it began itself.
+    #[serde(default)]
+    pub last_ok_began: f64,
     last_ok: f64,
 }
 
@@ -43,6 +47,7 @@ impl Report {
             Ok(backend) => {
                 self.ok += 1;
                 *self.backends.entry(backend).or_default() += 1;
+                self.last_ok_began = self.last_ok_began.max(began.as_secs_f64());
                 let at = now.as_secs_f64();
                 self.longest_gap_ms = self.longest_gap_ms.max((at - self.last_ok) * 1000.0);
                 self.last_ok = at;
@@ -73,6 +78,7 @@ mod tests {
         report.count(at(40), at(45), Ok("a".into()));
         assert_eq!((report.ok, report.failed), (2, 1));
         assert_eq!(report.errors["refused"], 1);
+        assert!((report.last_ok_began - 0.04).abs() < 1e-9, "{report:?}");
         assert_eq!(report.failure_times, [0.01]);
         assert!((report.longest_gap_ms - 40.0).abs() < 0.01, "{report:?}");
         assert!((report.slowest_ms - 20.0).abs() < 0.01, "{report:?}");
