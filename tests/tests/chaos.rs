@@ -243,13 +243,11 @@ fn a_crashed_node_s_pods_are_replaced_and_it_comes_back_clean() {
         \x20     - {key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: 8}\n\
         \x20     - {key: node.kubernetes.io/not-ready, operator: Exists, effect: NoExecute, tolerationSeconds: 8}\n";
     cluster.servers("web", 6, "", tolerations);
-    let on_n3 = || {
-        kubectl.jsonpath(
-            &["pods", "-l", "app=web", "--field-selector=spec.nodeName=n3"],
-            "{.items[*].metadata.uid}",
-        )
+    let on_n3 = |path| {
+        kubectl.jsonpath(&["pods", "-l", "app=web", "--field-selector=spec.nodeName=n3"], path)
     };
-    let lost = on_n3();
+    let lost = on_n3("{.items[*].metadata.uid}");
+    let forgotten = on_n3("{.items[0].metadata.name}");
     assert!(!lost.is_empty(), "no pod ran on n3");
     cluster.node("n3").crash().expect("the node can be killed");
     let endpoints_of_n3 = || {
@@ -272,6 +270,8 @@ fn a_crashed_node_s_pods_are_replaced_and_it_comes_back_clean() {
         let alive = nodes.lines().filter(|node| *node == "n1" || *node == "n2").count();
         if alive == 6 { Ok(()) } else { Err(nodes) }
     });
+    // Of this one the node is never told that it ended: it must find out.
+    kubectl.run(&["delete", "pod", &forgotten, "--force", "--grace-period=0"]);
     cluster.node("n3").boot().expect("the node boots");
     cluster.converged();
     eventually("its old pods are gone from it and from the API", 60, || {
