@@ -8,7 +8,7 @@ BIN := $(TARGET)/$(TRIPLE)/debug
 BOWLINE := $(BIN)/bowline
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build up down test bench fmt clean
+.PHONY: help setup build up down test bench deny fmt clean
 
 help: ## Show this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,6 +32,9 @@ test: setup ## Run every check: format, clippy, tidy, unit, script, kernel and c
 
 bench: build ## Print the measured ratios (see docs/bench.md)
 	@$(BIN)/bowline-bench
+
+deny: ## Check the licenses, sources and doubles of all dependencies (with cargo-deny)
+	@cargo deny check bans licenses sources
 
 fmt: ## Format the code
 	@cargo fmt --all
