@@ -34,8 +34,8 @@ use crate::queue::Queue;
 /// How often new kinds are looked for; the first look may come before the apiserver serves.
 const DISCOVER_EVERY: Duration = Duration::from_secs(30);
 const DISCOVER_AGAIN: Duration = Duration::from_millis(250);
-/// Kinds that own nothing and are owned by nothing, and come in masses.
-const IGNORED: [&str; 2] = ["Event", "Lease"];
+/// Owns nothing, is owned by nothing, and comes in masses.
+const IGNORED: &str = "Event";
 
 #[derive(Clone)]
 struct Kind {
@@ -95,7 +95,7 @@ impl Collector {
             let known = kinds.iter().any(|kind| {
                 kind.resource.group == resource.group && kind.resource.plural == resource.plural
             });
-            let ignored = IGNORED.contains(&resource.kind.as_str());
+            let ignored = resource.kind == IGNORED;
             let usable = can(verbs::DELETE) && can(verbs::LIST) && can(verbs::WATCH);
             if known || ignored || !usable {
                 continue;

@@ -192,13 +192,17 @@ impl Trial {
         tokio::spawn(Arc::new(kubelets).run(self.shutdown.clone()));
     }
 
+    pub(crate) fn leases(&self) -> Api<Lease> {
+        Api::namespaced(self.client.clone(), "kube-node-lease")
+    }
+
     /// One heartbeat by lease, which says nothing of the node but that it lives.
     pub(crate) async fn renew(&self, name: &str) {
-        let api: Api<Lease> = Api::namespaced(self.client.clone(), "kube-node-lease");
         let lease = json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
             "spec": {"holderIdentity": name, "renewTime": MicroTime(jiff::Timestamp::now())}});
         let parameters = PatchParams::apply("kubelet").force();
-        api.patch(name, &parameters, &Patch::Apply(lease)).await.expect("a renewal");
+        let renewed = self.leases().patch(name, &parameters, &Patch::Apply(lease)).await;
+        renewed.expect("a renewal");
     }
 
     /// One heartbeat by status.

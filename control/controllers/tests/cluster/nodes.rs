@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use kube::api::DeleteParams;
 use serde_json::json;
 
 use crate::kit::{Trial, pod_template, ready_addresses};
@@ -77,4 +78,17 @@ async fn pods_of_a_node_that_was_only_silent_are_ready_again() {
     assert_eq!(said[0].reason.as_deref(), Some("KubeletReady"), "as the kubelet said it last");
     let taints = node.spec.and_then(|spec| spec.taints).unwrap_or_default();
     assert!(taints.is_empty(), "{taints:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_s_lease_goes_with_the_node() {
+    let trial = Trial::start(|_| {}).await;
+    trial.nodes(&["n1"]).await;
+    let (nodes, leases) = (trial.all::<Node>(), trial.leases());
+    let node = nodes.get("n1").await.expect("it is there");
+    let lease = json!({"metadata": {"name": "n1", "ownerReferences": [{"apiVersion": "v1",
+        "kind": "Node", "name": "n1", "uid": node.metadata.uid}]}});
+    trial.create(&leases, lease).await;
+    nodes.delete("n1", &DeleteParams::default()).await.expect("it is deleted");
+    trial.gone(&leases, "n1").await;
 }
