@@ -81,9 +81,10 @@ fn check(path: &str) -> Result<(), Error> {
 }
 
 fn new_version(dir: &Path) -> Result<PathBuf, Error> {
-    let now = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S").to_string();
-    for n in 0_u32.. {
-        let version = dir.join(format!("..{now}.{n}"));
+    loop {
+        // To the nanosecond: who still reads an old version by its name must not find a new one there.
+        let now = Timestamp::now().strftime("%Y_%m_%d_%H_%M_%S.%9f");
+        let version = dir.join(format!("..{now}"));
         match fs::create_dir(&version) {
             Ok(()) => {
                 set_mode(&version, 0o755)?;
@@ -93,7 +94,6 @@ fn new_version(dir: &Path) -> Result<PathBuf, Error> {
             Err(e) => return Err(io_error("create", &version)(e)),
         }
     }
-    Err(Error::Path { path: now })
 }
 
 fn fill(version: &Path, payload: &Payload, group: Option<u32>) -> Result<(), Error> {
