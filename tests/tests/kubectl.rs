@@ -6,6 +6,9 @@ use std::process::{Command, Stdio};
 
 use bowline_tests::harness::{Kubectl, TESTKIT_IMAGE, TestCluster, eventually, eventually_some};
 
+/// Ends what would wait for ever: a stream in which nothing comes fails, and does not hang.
+const PATIENCE: &str = "--request-timeout=30s";
+
 /// Runs `check` with every kubectl there is.
 fn with_each(cluster: &TestCluster, mut check: impl FnMut(&Kubectl, &str)) {
     for (number, kubectl) in cluster.kubectl().versions().iter().enumerate() {
@@ -45,7 +48,7 @@ fn logs_exec_attach_and_cp_move_bytes_both_ways() {
         assert_eq!(tail.lines().count(), 2, "{tail}");
         contains(&tail, &["20", "T", "Z line "]);
 
-        let mut follow = kubectl.start(&["logs", "-f", &pod, "--tail=1"]);
+        let mut follow = kubectl.start(&["logs", "-f", &pod, "--tail=1", PATIENCE]);
         let mut stdout = follow.stdout.take().expect("it was piped");
         let (mut seen, mut chunk) = (String::new(), [0; 256]);
         while seen.lines().count() < 5 {
@@ -184,7 +187,7 @@ fn get_shows_objects_in_every_form() {
 
         // get -w shows what changes.
         let watched = format!("watched-{id}");
-        let mut watch = kubectl.start(&["get", "configmaps", "-w", "-o", "name"]);
+        let mut watch = kubectl.start(&["get", "configmaps", "-w", "-o", "name", PATIENCE]);
         let mut stdout = watch.stdout.take().expect("it was piped");
         let (mut text, mut chunk) = (String::new(), [0; 256]);
         while !text.contains("kube-root-ca.crt") {

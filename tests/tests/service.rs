@@ -235,6 +235,7 @@ impl Watch {
             "-l",
             &label,
             "-w",
+            "--request-timeout=30s",
             "-o",
             r#"jsonpath={range .endpoints[?(@.conditions.ready==true)]}x{end}|{"\n"}"#,
         ]);
