@@ -103,6 +103,8 @@ fn configuration_reaches_a_pod_in_every_way_and_updates_follow() {
     assert_eq!(sh("stat -L -c %a /key/password"), "400\n");
     assert_eq!(sh("cat /pod/labels"), "x=\"y\"");
     assert_eq!(sh("test -e /host/hostname && echo there"), "there\n");
+    // Nothing of how the agent runs itself reaches its containers.
+    assert_eq!(sh("grep THP_enabled /proc/self/status"), "THP_enabled:\t1\n");
     let account = "/var/run/secrets/kubernetes.io/serviceaccount";
     assert_eq!(sh(&format!("ls {account}")), "ca.crt\nnamespace\ntoken\n");
     assert_eq!(sh(&format!("cat {account}/namespace")), cluster.namespace());

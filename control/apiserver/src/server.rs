@@ -70,11 +70,6 @@ impl Server {
     /// Opens the store, reads its state into the cache, and opens the socket.
     pub async fn bind(mut config: Config) -> Result<Self, Error> {
         bowline_api::client::install_crypto();
-        // Many small objects that live long fill huge pages badly: an idle server takes a quarter
-        // less memory without them.
-        if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
-            tracing::debug!(%error, "huge pages can't be turned off");
-        }
         let asked = config.listen;
         let listen = |source| Error::Listen { address: asked, source };
         let listener = TcpListener::bind(asked).await.map_err(listen)?;

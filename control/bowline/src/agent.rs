@@ -21,6 +21,7 @@ use tracing::{info, warn};
 
 use crate::Usage;
 use crate::addresses;
+use crate::huge_pages;
 use crate::join::{self, Identity};
 use crate::resolver;
 use crate::token::{self, JoinToken};
@@ -127,6 +128,7 @@ fn taint(text: &str) -> Result<Taint, String> {
 /// Runs the node until `shutdown`; its pods and containerd go on after that.
 pub async fn run(args: AgentArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     client::install_crypto();
+    huge_pages::turn_off();
     if !nix::unistd::geteuid().is_root() {
         return Err(
             Usage("the agent runs containers, and for that it needs root".to_owned()).into()

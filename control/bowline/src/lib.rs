@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod agent;
 pub mod console;
 pub mod durable;
+pub mod huge_pages;
 pub mod join;
 pub mod kubeconfig;
 pub mod local;

@@ -25,6 +25,7 @@ use tracing::{debug, info};
 
 use crate::addresses;
 use crate::durable;
+use crate::huge_pages;
 use crate::kubeconfig;
 use crate::manifests;
 use crate::notify;
@@ -90,6 +91,7 @@ pub struct ServerArgs {
 /// Runs the control plane until `shutdown`.
 pub async fn run(args: ServerArgs, shutdown: CancellationToken) -> anyhow::Result<()> {
     client::install_crypto();
+    huge_pages::turn_off();
     let advertise = match args.advertise_address.or_else(addresses::outward) {
         Some(address) => address,
         None => bail!(

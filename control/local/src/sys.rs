@@ -134,10 +134,12 @@ pub(crate) fn close_inherited() -> io::Result<()> {
 }
 
 /// Makes `command`, once forked, join the cgroup of an open `cgroup.procs` file and lead a session,
-/// with no descriptors but its standard streams.
+/// with no descriptors but its standard streams, and with huge pages, which the agent itself goes
+/// without but a container may want.
 pub(crate) fn lead_session_in(command: &mut Command, cgroup: Option<OwnedFd>) {
     let lead = move || {
         above_standard_error(libc::CLOSE_RANGE_CLOEXEC)?;
+        nix::sys::prctl::set_thp_disable(false)?;
         if let Some(procs) = &cgroup {
             nix::unistd::write(procs, b"0")?;
         }
