@@ -107,13 +107,13 @@ fn the_api_names_what_is_wrong_and_keeps_its_state() {
     let invalid = br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"Not_A_Name"},
         "spec":{"containers":[{"name":"a","image":"x"},{"name":"a"}]}}"#;
     let answer = api.call("POST", &pods, json, invalid);
-    answer.is(
-        422,
-        "Invalid",
-        &["metadata.name", "spec.containers[1].name", "spec.containers[1].image"],
-    );
+    let fields = ["metadata.name", "spec.containers[1].name", "spec.containers[1].image"];
+    answer.is(422, "Invalid", &fields);
     let causes = answer.body["details"]["causes"].as_array().expect("causes");
     assert!(causes.iter().all(|cause| cause["field"].is_string() && cause["reason"].is_string()));
+    for field in fields {
+        assert!(causes.iter().any(|cause| cause["field"] == field), "{field}: {causes:?}");
+    }
 
     let good =
         br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"m"},"data":{"a":"1"}}"#;
