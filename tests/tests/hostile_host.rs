@@ -59,6 +59,13 @@ fn pods_and_node_ports_work_on_a_host_that_drops_what_is_forwarded() {
         let report = cluster.testkit(&clients[0], &["load", &target, "--requests=1"]);
         if report.ok == 1 { Ok(()) } else { Err(format!("{:?}", report.errors)) }
     });
+    for client in &clients {
+        // The host's DNS server lost its watches, and has to hear of the service.
+        eventually("the service is known by its name", 20, || {
+            let report = cluster.testkit(client, &["load", "web:80", "--requests=1"]);
+            if report.ok == 1 { Ok(()) } else { Err(format!("{client}: {:?}", report.errors)) }
+        });
+    }
     let node_port = format!("{}:{}", nodes[1], cluster.node_port("web"));
     for report in [
         cluster.testkit(&clients[0], &["load", &target, "--requests=50"]),

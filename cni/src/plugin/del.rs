@@ -1,6 +1,11 @@
 //! DEL: everything of one attachment goes; what is gone already is no error.
 
+use std::time::Duration;
+
 use crate::{error::Failure, link::Netlink, request::AttachmentId, state::StateDir};
+
+/// How long a packet may take from the routing decision through the pod and back.
+const IN_FLIGHT: Duration = Duration::from_millis(5);
 
 /// Removes the routes, the link (with it the neighbours), the file and the addresses, in this order:
 /// an address is free only when nothing leads to its old pod any more.
@@ -20,6 +25,8 @@ pub(super) fn remove(
         for address in &attachment.addresses {
             outside.delete_route(*address, attachment.host_ifindex)?;
         }
+        // What was on its way by then reaches the pod, and the pod's refusal comes back.
+        std::thread::sleep(IN_FLIGHT);
     }
     outside.delete_link(&id.host_ifname())?;
     let locked = state.lock()?;
