@@ -87,6 +87,6 @@ fn pods_and_node_ports_work_on_a_host_that_drops_what_is_forwarded() {
         "app.kubernetes.io/name=bowline-proxy",
         "--tail=-1",
     ]);
-    assert!(log.contains("FORWARD drops"), "nothing was said of it:\n{log}");
+    assert!(log.contains("it now accepts pods"), "nothing was said of it:\n{log}");
     drop(hostile);
 }
