@@ -61,7 +61,7 @@ fn pods_and_node_ports_work_on_a_host_that_drops_what_is_forwarded() {
     });
     for client in &clients {
         // The host's DNS server lost its watches, and has to hear of the service.
-        eventually("the service is known by its name", 20, || {
+        eventually("the service is known by its name", 60, || {
             let report = cluster.testkit(client, &["load", "web:80", "--requests=1"]);
             if report.ok == 1 { Ok(()) } else { Err(format!("{client}: {:?}", report.errors)) }
         });
