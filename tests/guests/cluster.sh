@@ -25,5 +25,23 @@ kubectl exec "$pod" -- timeout 20 wget -qO- "http://demo/" | grep Hello || fail 
 kubectl exec "$pod" -- nslookup kubernetes.default.svc.cluster.local | grep 10.96.0.1 || fail "DNS does not answer"
 curl -sS --max-time 20 "http://$node:30080/" | grep Hello || fail "the node port does not answer"
 kubectl logs -n kube-system -l app.kubernetes.io/name=bowline-proxy --tail 200 | grep -iE 'tcx|clsact' || fail "the proxy does not say how it attached"
+# Limits under pure cgroup v2, as the container sees them, and as the kernel enforces them.
+kubectl apply -f - <<'EOF' || fail "a pod with limits is not taken"
+apiVersion: v1
+kind: Pod
+metadata: {name: limited}
+spec:
+  restartPolicy: Never
+  containers:
+  - name: main
+    image: bowline/busybox:0.1.0
+    command: [sh, -c, "cat /sys/fs/cgroup/memory.max /sys/fs/cgroup/cpu.max; exec tail /dev/zero"]
+    resources: {limits: {memory: 32Mi, cpu: 500m}}
+EOF
+reason='jsonpath={.status.containerStatuses[0].state.terminated.reason}'
+for _ in $(seq 60); do [ "$(kubectl get pod limited -o "$reason")" = OOMKilled ] && break; sleep 0.5; done
+[ "$(kubectl get pod limited -o "$reason")" = OOMKilled ] || fail "a container over its limit is not OOMKilled"
+[ "$(kubectl logs limited | tr '\n' ' ')" = "33554432 50000 100000 " ] || fail "the limits are $(kubectl logs limited)"
+echo "limits hold"
 "$bin/bowline" local down || fail "down"
 echo "ALL ANSWERED"
