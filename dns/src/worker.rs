@@ -35,6 +35,7 @@ use crate::{
     model::{Change, Model},
     resolver::{Resolver, SharedView},
     server::{
+        handler::Handler,
         http::{self, Page, Pages},
         tcp,
         udp::UdpServer,
@@ -132,7 +133,7 @@ pub async fn run(config: Config) -> Result<(), WorkerError> {
     server.take_up(left).await;
     info!("serving");
     spawn_local(check_for_loops(Arc::clone(&view), Rc::clone(&resolver)));
-    spawn_local(tcp::serve(tcp, Rc::clone(&resolver), has_ended.clone()));
+    spawn_local(tcp::serve(tcp, Handler::new(Rc::clone(&resolver)), has_ended.clone()));
     let serving = spawn_local(async move { server.serve(has_ended).await });
 
     stop_signal.received().await;

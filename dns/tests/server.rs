@@ -1,8 +1,8 @@
 //! The server as it runs: real sockets, a supervisor, workers that are killed.
 
 use std::{
-    fs,
-    net::UdpSocket,
+    fs, io,
+    net::{TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bowline_dns::server::tcp::CONNECTIONS_MAX;
 use hickory_proto::{op::ResponseCode, rr::RecordType};
 use nix::sys::signal::{Signal, kill};
 
@@ -18,7 +19,7 @@ mod support;
 
 use support::{
     Behaviour, Client, DEADLINE, PORT, Server, Upstream, ask_over_tcp, await_that, data,
-    own_address, query,
+    own_address, query, read_framed, write_framed,
 };
 
 const WEB: &str = "web.shop.svc.cluster.local.";
@@ -70,6 +71,46 @@ fn on_the_wildcard_address_it_serves_ipv4_and_ipv6_through_its_workers_deaths() 
         assert_eq!(data(&answer), ["192.0.2.1"], "from {address}");
         await_that("ready again", ready);
     }
+}
+
+#[test]
+fn bytes_over_tcp_that_are_no_query_get_their_error_and_the_connection_goes_on() {
+    let server = Server::start(&[]);
+    let mut stream = TcpStream::connect(server.socket()).expect("connect");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+    let whole = query(3, WEB, RecordType::A).to_vec().expect("encodes");
+    write_framed(&mut stream, &whole[..whole.len() - 3]);
+    let error = read_framed(&mut stream).expect("an answer");
+    assert_eq!((error.id, error.response_code), (3, ResponseCode::FormErr));
+    write_framed(&mut stream, &whole);
+    assert_eq!(data(&read_framed(&mut stream).expect("an answer")), ["10.96.0.20"]);
+    // No header: there is nobody to answer.
+    write_framed(&mut stream, &whole[..5]);
+    assert_eq!(read_framed(&mut stream), None, "it is closed");
+}
+
+#[test]
+fn a_tcp_connection_too_many_waits_for_a_place() {
+    let server = Server::start(&[]);
+    let connect = || {
+        let stream = TcpStream::connect(server.socket()).expect("connect");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
+        stream
+    };
+    let mut open: Vec<_> = (0..CONNECTIONS_MAX).map(|_| connect()).collect();
+    let bytes = query(5, WEB, RecordType::A).to_vec().expect("encodes");
+    let last = open.last_mut().expect("some are open");
+    write_framed(last, &bytes);
+    assert_eq!(data(&read_framed(last).expect("an answer")), ["10.96.0.20"]);
+    let mut waiting = connect();
+    write_framed(&mut waiting, &bytes);
+    waiting.set_nonblocking(true).expect("set");
+    // What is asked over UDP now is answered after a waiting connection would have been.
+    server.ask(WEB, RecordType::A);
+    assert_eq!(waiting.peek(&mut [0]).expect_err("no answer").kind(), io::ErrorKind::WouldBlock);
+    waiting.set_nonblocking(false).expect("set");
+    open.pop();
+    assert_eq!(data(&read_framed(&mut waiting).expect("an answer")), ["10.96.0.20"]);
 }
 
 #[test]

@@ -1,10 +1,8 @@
 //! The apiserver as the source: one watch for each kind.
 
-use std::{
-    fmt::Debug,
-    time::{Duration, Instant},
-};
+use std::fmt::Debug;
 
+use bowline_api::retry::Retry;
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
@@ -13,7 +11,6 @@ use kube::{
     Api, Client, Resource,
     runtime::{
         WatchStreamExt,
-        utils::Backoff,
         watcher::{self, watcher},
     },
 };
@@ -25,11 +22,6 @@ use crate::{
     model::{Change, Event},
     objects::{EndpointSlice, Service},
 };
-
-/// A broken watch is tried again after the first of these, and then ever later up to the second.
-const RETRY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
-/// After so long without a failure, the first of them is due again.
-const CALM: Duration = Duration::from_secs(10);
 
 pub struct Cluster {
     client: Client,
@@ -93,48 +85,4 @@ fn trim<T: Resource>(mut object: T) -> T {
     meta.annotations = None;
     meta.owner_references = None;
     object
-}
-
-/// Waits longer after each failure, and starts over after a calm. (The watcher calls `reset` at the
-/// beginning of every try already, whatever becomes of it.)
-#[derive(Default)]
-struct Retry {
-    last: Option<(Instant, Duration)>,
-}
-
-impl Iterator for Retry {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let now = Instant::now();
-        let wait = match self.last {
-            Some((at, wait)) if now.duration_since(at) < CALM => (wait * 2).min(RETRY[1]),
-            _ => RETRY[0],
-        };
-        self.last = Some((now, wait));
-        Some(wait)
-    }
-}
-
-impl Backoff for Retry {
-    fn reset(&mut self) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_though_each_try_begins_well() {
-        let mut retry = Retry::default();
-        let mut pauses = vec![];
-        for _ in 0..8 {
-            retry.reset();
-            pauses.extend(retry.next());
-        }
-        assert_eq!(pauses[..3], [RETRY[0], RETRY[0] * 2, RETRY[0] * 4]);
-        assert_eq!(pauses[7], RETRY[1]);
-        retry.last = Some((Instant::now() - CALM, RETRY[1]));
-        assert_eq!(retry.next(), Some(RETRY[0]), "after a calm they start over");
-    }
 }

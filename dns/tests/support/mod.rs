@@ -205,15 +205,19 @@ pub(crate) fn ask_over_tcp(server: SocketAddr, queries: &[Message]) -> Vec<Messa
     let mut stream = TcpStream::connect(server).expect("connect");
     stream.set_read_timeout(Some(DEADLINE)).expect("a timeout");
     for query in queries {
-        let bytes = query.to_vec().expect("encodes");
-        let length = u16::try_from(bytes.len()).expect("short");
-        stream.write_all(&length.to_be_bytes()).expect("write");
-        stream.write_all(&bytes).expect("write");
+        write_framed(&mut stream, &query.to_vec().expect("encodes"));
     }
     queries.iter().map(|_| read_framed(&mut stream).expect("an answer")).collect()
 }
 
-fn read_framed(stream: &mut TcpStream) -> Option<Message> {
+pub(crate) fn write_framed(stream: &mut TcpStream, bytes: &[u8]) {
+    let length = u16::try_from(bytes.len()).expect("short");
+    stream.write_all(&length.to_be_bytes()).expect("write");
+    stream.write_all(bytes).expect("write");
+}
+
+/// The next message, or `None` if the connection ends or is silent for too long.
+pub(crate) fn read_framed(stream: &mut TcpStream) -> Option<Message> {
     let mut length = [0; 2];
     stream.read_exact(&mut length).ok()?;
     let mut bytes = vec![0; u16::from_be_bytes(length).into()];
