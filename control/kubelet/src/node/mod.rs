@@ -22,7 +22,8 @@ use facts::Facts;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
-/// How often the node's state is measured; it is sent only when it has changed.
+/// How often the node's state is measured and compared with what the server has; it is sent only
+/// when they differ.
 const MEASURE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Registers the node and keeps its status true until shutdown.
@@ -51,18 +52,19 @@ pub async fn run(ctx: Arc<Context>, mut network: watch::Receiver<Option<String>>
     let mut sent_at = tokio::time::Instant::now();
     loop {
         let missing = network.borrow_and_update().clone();
+        match api.get_opt(&ctx.config.node_name).await {
+            // Others write it, too: the node controller marks a node that was not heard of.
+            Ok(Some(node)) => sent = node.status.unwrap_or_default(),
+            // Somebody deleted the node; it is here all the same.
+            Ok(None) => sent = register(&ctx, &api, &facts).await.unwrap_or_default(),
+            Err(error) => tracing::debug!(error = %chain(&error), "the node could not be read"),
+        }
         let status = status::make(&ctx, &facts, missing.as_deref(), &sent, Timestamp::now()).await;
         let due = sent_at.elapsed() >= ctx.config.node_status_period;
         let mut next = MEASURE_PERIOD;
         if due || !status::same(&status, &sent) {
             match patch(&ctx, &api, &status).await {
                 Ok(()) => (sent, sent_at) = (status, tokio::time::Instant::now()),
-                Err(kube::Error::Api(answer)) if answer.code == 404 => {
-                    // Somebody deleted the node; it is here all the same.
-                    let again = register(&ctx, &api, &facts).await;
-                    sent = again.unwrap_or_default();
-                    next = RETRY_FIRST;
-                }
                 Err(error) => {
                     tracing::debug!(error = %chain(&error), "the node's status could not be written");
                     next = RETRY_LONGEST.min(RETRY_FIRST * 10);
