@@ -14,7 +14,7 @@ use bowline::local::{self, UpArgs};
 use bowline::server::{self, ServerArgs};
 use bowline::status;
 use bowline::{USAGE, Usage};
-use bowline_local::{Cluster, node_init};
+use bowline_local::{Cluster, image, node_init};
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +67,14 @@ enum Cmd {
         /// The server's data folder
         #[arg(long, default_value = "/var/lib/bowline/server", value_name = "DIR")]
         data_dir: PathBuf,
+    },
+    /// Write the add-ons' images as OCI archives, for nodes that are not ours
+    #[command(
+        after_help = "Example:\n  bowline images images && ctr -n k8s.io images import images/proxy.tar"
+    )]
+    Images {
+        /// Made if it is not there; the archives' paths are printed
+        folder: PathBuf,
     },
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  source <(bowline completion bash)")]
@@ -126,6 +134,7 @@ fn main() -> ExitCode {
         Cmd::Agent(args) => daemon(|stop| agent::run(*args, stop)),
         Cmd::Local { cluster, command } => run_local(&cluster, command),
         Cmd::Token { data_dir } => print_token(&data_dir),
+        Cmd::Images { folder } => write_images(&folder),
         Cmd::Completion { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "bowline", &mut script);
@@ -258,6 +267,14 @@ fn print_token(data_dir: &Path) -> anyhow::Result<ExitCode> {
         format!("can't read {}; is this the server's host, and are you root?", path.display())
     })?;
     print(token.as_bytes())
+}
+
+fn write_images(folder: &Path) -> anyhow::Result<ExitCode> {
+    let executable = std::env::current_exe()?;
+    let archives = image::addons(executable.parent().unwrap_or(Path::new("/")), folder)
+        .with_context(|| format!("can't write the images to {}", folder.display()))?;
+    let lines = archives.iter().map(|archive| format!("{}\n", archive.display()));
+    print(lines.collect::<String>().as_bytes())
 }
 
 /// As git does: `bowline X` runs `bowline-X`, from beside this program or from the PATH.

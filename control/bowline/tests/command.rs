@@ -77,3 +77,26 @@ fn a_reader_that_has_seen_enough_is_no_error() {
         Command::new(BOWLINE).args(["completion", "bash"]).stdout(writer).output().unwrap();
     assert_eq!(code_and_complaint(&output), (Some(0), String::new()));
 }
+
+#[test]
+fn the_images_are_written_for_nodes_that_are_not_ours() {
+    let folder = tempfile::tempdir().unwrap();
+    let programs = folder.path().join("bin");
+    std::fs::create_dir(&programs).unwrap();
+    let program = programs.join("bowline");
+    std::fs::copy(BOWLINE, &program).unwrap();
+    let images = folder.path().join("images");
+    let run = || Command::new(&program).arg("images").arg(&images).output().unwrap();
+    let (code, said) = code_and_complaint(&run());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("bowline-proxy") && said.contains("missing"), "{said}");
+    for name in ["bowline-proxy", "bowline-cni", "bowline-dns"] {
+        std::fs::write(programs.join(name), name).unwrap();
+    }
+    let output = run();
+    assert_eq!(code_and_complaint(&output), (Some(0), String::new()));
+    let written = String::from_utf8(output.stdout).unwrap();
+    let names: Vec<_> = written.lines().filter_map(|line| line.rsplit('/').next()).collect();
+    assert_eq!(names, ["pause.tar", "proxy.tar", "dns.tar", "busybox.tar"]);
+    assert!(written.lines().all(|line| std::fs::metadata(line).is_ok_and(|file| file.len() > 0)));
+}
