@@ -2,12 +2,13 @@
 //! which this server keeps for as long as it runs.
 
 mod kubernetes;
+mod reconcile;
 mod roles;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bowline_store::StoreError;
+use bowline_store::{Expect, Operation, StoreError};
 use serde_json::{Value, json};
 
 use crate::app::App;
@@ -50,6 +51,7 @@ async fn round(app: &App) -> Result<(), StoreError> {
             ensure(app, class).await?;
         }
         for object in roles::all() {
+            bring_up_to_date(app, &object).await?;
             ensure(app, object).await?;
         }
         for (index, cidr) in app.config.service_cidrs.iter().enumerate() {
@@ -69,6 +71,22 @@ async fn round(app: &App) -> Result<(), StoreError> {
         }
     }
     kubernetes::keep(app).await
+}
+
+/// Adds to a role or binding that an older server made what it lacks.
+async fn bring_up_to_date(app: &App, wanted: &Value) -> Result<(), StoreError> {
+    let gvk = bowline_schema::Gvk::of(wanted);
+    let Some(kind) = gvk.and_then(|gvk| app.kinds.of_gvk(&gvk)) else { return Ok(()) };
+    let key = kind.key(object::namespace(wanted), object::name(wanted));
+    let Some(entry) = app.cache.get(&key) else { return Ok(()) };
+    let Some(new) = reconcile::updated(&entry.value(), wanted) else { return Ok(()) };
+    let value = object::encode(&new);
+    let put = Operation::Put { key: key.into(), value, expect: Expect::At(entry.revision) };
+    match app.store.commit(vec![put]).await {
+        // Somebody else wrote it just now; the next start looks again.
+        Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Stores an object that is not there.

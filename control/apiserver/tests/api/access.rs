@@ -334,3 +334,42 @@ async fn who_approves_a_certificate_must_be_allowed_to_for_its_signer() {
     admin.merge(&format!("{RBAC}/clusterroles/approver"), &both).await.ok();
     account.merge(&path, &approved).await.ok();
 }
+
+#[tokio::test]
+async fn a_restart_adds_what_default_roles_lack_and_leaves_the_rest_alone() {
+    let mut cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let role = format!("{RBAC}/clusterroles/system:basic-user");
+    let binding = format!("{RBAC}/clusterrolebindings/system:basic-user");
+    let whole = admin.get(&role).await.ok();
+    let own = json!({"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]});
+    let mut changed = whole.clone();
+    changed["rules"] = json!([own]);
+    admin.put(&role, &changed).await.ok();
+    let mut changed = admin.get(&binding).await.ok();
+    let subjects = changed["subjects"].take();
+    changed["metadata"]["annotations"]["rbac.authorization.kubernetes.io/autoupdate"] =
+        json!("false");
+    changed["subjects"] = json!([]);
+    admin.put(&binding, &changed).await.ok();
+    assert_ne!(subjects, json!([]));
+    let revisions = async |admin: &Caller| -> Vec<(Value, Value)> {
+        let list = admin.get(&format!("{RBAC}/clusterroles")).await.ok();
+        let items = list["items"].as_array().expect("a list").clone();
+        let each = items.into_iter().filter(|item| item["metadata"]["name"] != "system:basic-user");
+        each.map(|item| {
+            (item["metadata"]["name"].clone(), item["metadata"]["resourceVersion"].clone())
+        })
+        .collect()
+    };
+    let before = revisions(&admin).await;
+    assert!(before.len() > 10, "{before:?}");
+    cluster.restart().await;
+    let admin = cluster.admin().await;
+    let mut rules = vec![own];
+    rules.extend(whole["rules"].as_array().expect("rules").clone());
+    assert_eq!(admin.get(&role).await.ok()["rules"], json!(rules));
+    let kept = admin.get(&binding).await.ok();
+    assert!(kept["subjects"].as_array().is_none_or(Vec::is_empty), "its owner looks after it");
+    assert_eq!(revisions(&admin).await, before, "the others were not written");
+}
