@@ -5,12 +5,13 @@
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use crate::reflector::{Node, Object};
+use crate::routes::{self, chain};
 
 /// The plugin's name, in the image and on the node.
 const PLUGIN: &str = "bowline-cni";
@@ -22,6 +23,9 @@ const CONFLIST: &str = "10-bowline.conflist";
 const POLL: Duration = Duration::from_millis(200);
 /// How often the wait is said.
 const SAY: Duration = Duration::from_secs(10);
+/// Without any answer for this long the program ends: the kubelet starts it again with the address
+/// that the ConfigMap names by then, which a running container would never learn.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where to install and what to write.
 #[derive(Debug, Clone)]
@@ -46,6 +50,11 @@ pub enum InstallError {
     Write { path: PathBuf, source: io::Error },
     #[error("can't build the request for node {node}")]
     Request { node: String, source: http::Error },
+    #[error(
+        "the apiserver at {server} does not answer; where no other service proxy runs, the \
+         ConfigMap kube-system/bowline must hold KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT"
+    )]
+    NoAnswer { server: String, source: Box<kube::Error> },
     #[error("can't encode the configuration")]
     Encode { source: serde_json::Error },
 }
@@ -72,7 +81,21 @@ struct Plugin {
 pub async fn run(client: kube::Client, config: Config) -> Result<(), InstallError> {
     install_plugin(&config)?;
     let node = wait_for_ranges(client, &config.node).await?;
+    masquerade(&config, &node);
     write_conflist(&config, &node)
+}
+
+/// What the first pods send must not leave the node before the agent masquerades it: conntrack would
+/// keep those connections as they began, and nobody outside can answer them. Where this fails, the
+/// agent says more about it.
+fn masquerade(config: &Config, node: &Node) {
+    // Without the cluster's ranges only the agent knows which destinations are pods.
+    if config.cluster_cidrs.is_empty() {
+        return;
+    }
+    if let Err(error) = routes::masquerade(&node.pod_ranges(), &config.cluster_cidrs) {
+        tracing::info!(error = %chain(&error), "pods are masqueraded when the agent runs");
+    }
 }
 
 fn install_plugin(config: &Config) -> Result<(), InstallError> {
@@ -137,21 +160,84 @@ fn cni_version(runtime: &str) -> &'static str {
 
 async fn wait_for_ranges(client: kube::Client, node: &str) -> Result<Node, InstallError> {
     let path = format!("{}/{node}", Node::PATH);
-    let mut waited = Duration::ZERO;
+    let mut answered = Instant::now();
+    let mut said: Option<Instant> = None;
     loop {
         let failed = |source| InstallError::Request { node: node.to_owned(), source };
         let request = http::Request::get(&path).body(Vec::new()).map_err(failed)?;
         let problem = match client.request::<Node>(request).await {
             Ok(node) if !node.pod_ranges().is_empty() => return Ok(node),
-            Ok(_) => "it has no podCIDR yet (the node IPAM controller gives it)".to_owned(),
-            Err(error) => error.to_string(),
+            Ok(_) => {
+                answered = Instant::now();
+                "it has no podCIDR yet (the node IPAM controller gives it)".to_owned()
+            }
+            Err(error) if is_hopeless(&error, answered.elapsed()) => {
+                return Err(InstallError::NoAnswer { server: server(), source: Box::new(error) });
+            }
+            Err(error) => {
+                if is_answer(&error) {
+                    answered = Instant::now();
+                }
+                chain(&error)
+            }
         };
-        if waited.as_millis().is_multiple_of(SAY.as_millis()) {
+        if said.is_none_or(|said| said.elapsed() >= SAY) {
             tracing::info!(node, %problem, "waiting for the node's pod ranges");
+            said = Some(Instant::now());
         }
         tokio::time::sleep(POLL).await;
-        waited += POLL;
     }
+}
+
+/// Whether waiting on is in vain, when the last answer was `silent` ago.
+fn is_hopeless(error: &kube::Error, silent: Duration) -> bool {
+    !is_answer(error) && silent >= PATIENCE
+}
+
+/// A refusal is an answer, too: what it lacks may follow.
+fn is_answer(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(_))
+}
+
+/// Where a pod's client looks for the apiserver.
+fn server() -> String {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    format!("{}:{}", variable("KUBERNETES_SERVICE_HOST"), variable("KUBERNETES_SERVICE_PORT"))
+}
+
+/// Takes the configuration and the plugin off the node, so that another network can follow. What
+/// the plugin has noted in `state_dir` stays while pods use its addresses.
+pub fn remove(bin_dir: &Path, conf_dir: &Path, state_dir: &Path) -> io::Result<()> {
+    let mut files = vec![conf_dir.join(CONFLIST), bin_dir.join(PLUGIN)];
+    let loopback = bin_dir.join(LOOPBACK);
+    if std::fs::read(&loopback).is_ok_and(|binary| is_ours(&binary)) {
+        files.push(loopback);
+    }
+    for path in files {
+        match std::fs::remove_file(&path) {
+            Ok(()) => tracing::info!(path = %path.display(), "removed"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let attachments = std::fs::read_dir(state_dir.join("attachments"));
+    let pods = attachments.map_or(0, |entries| entries.flatten().count());
+    if pods > 0 {
+        tracing::warn!(pods, path = %state_dir.display(), "pods still have our addresses; kept");
+        return Ok(());
+    }
+    // It may be a mount, which can't go itself.
+    for entry in std::fs::read_dir(state_dir).into_iter().flatten().flatten() {
+        match entry.file_type()?.is_dir() {
+            true => std::fs::remove_dir_all(entry.path())?,
+            false => std::fs::remove_file(entry.path())?,
+        }
+    }
+    Ok(())
+}
+
+fn is_ours(binary: &[u8]) -> bool {
+    binary.windows(PLUGIN.len()).any(|window| window == PLUGIN.as_bytes())
 }
 
 /// Writes beside and renames: readers see the old file or the new one, whole.
@@ -214,14 +300,6 @@ mod tests {
             install_plugin(&config).expect("the plugin is installed");
             write_conflist(&config, &node("containerd://1.6.20")).expect("it is written");
         }
-        let names = |path: &Path| -> Vec<String> {
-            let entries = std::fs::read_dir(path).expect("it exists");
-            let mut names: Vec<String> = entries
-                .map(|e| e.expect("an entry").file_name().to_string_lossy().into())
-                .collect();
-            names.sort();
-            names
-        };
         assert_eq!(names(&config.bin_dir), [PLUGIN, LOOPBACK]);
         assert_eq!(names(&config.conf_dir), [CONFLIST]);
         let text = std::fs::read(config.conf_dir.join(CONFLIST)).expect("it is there");
@@ -237,5 +315,54 @@ mod tests {
             }],
         });
         assert_eq!(json, expected);
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(path).expect("it exists");
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn removal_leaves_what_others_own_and_what_pods_use() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [bin, conf, state] = ["bin", "conf", "state"].map(|name| directory.path().join(name));
+        for path in [&bin, &conf, &state.join("attachments"), &state.join("addresses")] {
+            std::fs::create_dir_all(path).expect("a directory");
+        }
+        let write = |path: PathBuf, text: &str| std::fs::write(path, text).expect("a file");
+        for name in [PLUGIN, LOOPBACK, "bridge"] {
+            write(bin.join(name), &format!("ELF {name} bowline-cni"));
+        }
+        write(conf.join(CONFLIST), "{}");
+        write(conf.join("20-other.conflist"), "{}");
+        write(state.join("lock"), "");
+        write(state.join("attachments/a-pod"), "{}");
+        remove(&bin, &conf, &state).expect("it is removed");
+        assert_eq!(names(&bin), ["bridge"]);
+        assert_eq!(names(&conf), ["20-other.conflist"]);
+        assert_eq!(names(&state), ["addresses", "attachments", "lock"], "a pod is left");
+        std::fs::remove_file(state.join("attachments/a-pod")).expect("the pod goes");
+        write(bin.join(LOOPBACK), "somebody else's");
+        remove(&bin, &conf, &state).expect("it is removed again");
+        assert_eq!(names(&bin), ["bridge", LOOPBACK]);
+        assert_eq!(names(&state), Vec::<String>::new());
+        remove(&bin, &conf, &directory.path().join("nothing")).expect("nothing is left to do");
+    }
+
+    #[test]
+    fn only_an_apiserver_that_says_nothing_ends_the_wait() {
+        let silent = kube::Error::Service(Box::new(io::Error::other("connection refused")));
+        assert!(!is_hopeless(&silent, PATIENCE / 2), "it may be on its way up");
+        assert!(is_hopeless(&silent, PATIENCE));
+        let status = kube::core::Status::failure("nodes is forbidden", "Forbidden").with_code(403);
+        let refused = kube::Error::Api(Box::new(status));
+        assert!(!is_hopeless(&refused, PATIENCE * 2), "its RBAC may follow");
+        let error = InstallError::NoAnswer { server: server(), source: Box::new(silent) };
+        assert!(error.to_string().contains("kube-system/bowline"), "{error}");
+        assert!(chain(&error).ends_with("connection refused"), "{}", chain(&error));
     }
 }

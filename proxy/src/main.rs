@@ -33,7 +33,7 @@ enum Command {
     /// Show entries, capacity and bytes of each map.
     Maps(Show),
     /// Take everything of this agent's off the node: programs, maps, routes, nftables.
-    Cleanup(Bpf),
+    Cleanup(Cleanup),
 }
 
 #[derive(Args)]
@@ -86,15 +86,38 @@ struct InstallCni {
     /// Directory that holds the plugin's binary; without, that of this program.
     #[arg(long)]
     source: Option<PathBuf>,
+    #[command(flatten)]
+    cni: CniDirs,
+    /// MTU of pods' interfaces; 0: that of the uplink.
+    #[arg(long, default_value_t = 0)]
+    mtu: u32,
+}
+
+#[derive(Args)]
+struct CniDirs {
     /// The host's directory for CNI plugins.
     #[arg(long, default_value = "/opt/cni/bin")]
     bin_dir: PathBuf,
     /// The host's directory for CNI configuration.
     #[arg(long, default_value = "/etc/cni/net.d")]
     conf_dir: PathBuf,
-    /// MTU of pods' interfaces; 0: that of the uplink.
-    #[arg(long, default_value_t = 0)]
-    mtu: u32,
+}
+
+#[derive(Args)]
+struct Cleanup {
+    #[command(flatten)]
+    bpf: Bpf,
+    /// Remove the CNI plugin and its configuration, too: new pods need another network then.
+    #[arg(long)]
+    cni: bool,
+    #[command(flatten)]
+    cni_dirs: CniDirs,
+    /// Where the CNI plugin notes the addresses of pods.
+    #[arg(long, default_value = "/var/lib/cni/bowline")]
+    cni_state: PathBuf,
+    /// Then wait for SIGTERM, as the pod of a DaemonSet has to.
+    #[arg(long)]
+    stay: bool,
 }
 
 #[derive(Args)]
@@ -144,10 +167,9 @@ fn execute(command: Command) -> anyhow::Result<()> {
             let rows = open(&show)?.usage()?;
             print(show.output, &rows, || observe::maps_table(&rows))
         }
-        Command::Cleanup(bpf) => {
+        Command::Cleanup(flags) => {
             start_log(false);
-            let config = loader::Config { directory: bpf.bpf_dir, ..loader::Config::default() };
-            runtime()?.block_on(agent::cleanup(&config)).context("could not remove all")
+            runtime()?.block_on(cleanup(flags)).context("could not remove all")
         }
     }
 }
@@ -167,7 +189,7 @@ async fn run(flags: Run) -> anyhow::Result<()> {
         metrics_address: dual(flags.metrics_address),
     };
     let stop = CancellationToken::new();
-    stop_on_signal(stop.clone())?;
+    stop_on_signal(stop.clone(), "stopping; the dataplane goes on without this agent")?;
     Ok(agent::run(client, config, stop).await?)
 }
 
@@ -176,12 +198,30 @@ async fn install(flags: InstallCni) -> anyhow::Result<()> {
     let config = install_cni::Config {
         node: flags.node.node_name,
         source: flags.source,
-        bin_dir: flags.bin_dir,
-        conf_dir: flags.conf_dir,
+        bin_dir: flags.cni.bin_dir,
+        conf_dir: flags.cni.conf_dir,
         cluster_cidrs: flags.node.cluster_cidrs,
         mtu: flags.mtu,
     };
     Ok(install_cni::run(client, config).await?)
+}
+
+async fn cleanup(flags: Cleanup) -> anyhow::Result<()> {
+    // Listened for first: a signal meanwhile must not end it halfway.
+    let stop = CancellationToken::new();
+    stop_on_signal(stop.clone(), "stopping")?;
+    if flags.cni {
+        let dirs = &flags.cni_dirs;
+        install_cni::remove(&dirs.bin_dir, &dirs.conf_dir, &flags.cni_state)
+            .context("the CNI plugin")?;
+    }
+    let config = loader::Config { directory: flags.bpf.bpf_dir, ..loader::Config::default() };
+    agent::cleanup(&config).await?;
+    tracing::info!("nothing of Bowline's is left in this node's kernel");
+    if flags.stay {
+        stop.cancelled().await;
+    }
+    Ok(())
 }
 
 async fn connect(node: &Node) -> anyhow::Result<kube::Client> {
@@ -196,7 +236,7 @@ fn dual(address: SocketAddr) -> SocketAddr {
     if any && has_v6 { ([0u16; 8], address.port()).into() } else { address }
 }
 
-fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
+fn stop_on_signal(stop: CancellationToken, say: &'static str) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("can't listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't listen for SIGINT")?;
@@ -205,7 +245,7 @@ fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
-        tracing::info!("stopping; the dataplane goes on without this agent");
+        tracing::info!("{say}");
         stop.cancel();
     });
     Ok(())

@@ -24,6 +24,7 @@ use crate::reflector::Node;
 pub use forwarding::{ForwardingError, undo as undo_forwarding};
 pub use legacy::LegacyError;
 pub use netlink::{RouteError, remove_all};
+pub(crate) use nft::sync as masquerade;
 pub use nft::{NftError, remove_table};
 
 /// Routes are compared with the kernel's at least this often: others may delete them, and a link
@@ -166,13 +167,16 @@ fn cluster(config: &Config, peers: &Peers) -> Vec<IpNetwork> {
     all
 }
 
-/// An error with its causes, for the log.
-fn chain(error: &dyn std::error::Error) -> String {
+/// An error with its causes, for the log; a cause that was told with its effect is not repeated.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
+        let told = cause.to_string();
+        if !text.ends_with(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
         source = cause.source();
     }
     text

@@ -41,7 +41,7 @@ pub enum NftError {
 static WRITTEN: Mutex<Option<(Vec<IpNetwork>, Vec<IpNetwork>)>> = Mutex::new(None);
 
 /// Masquerades what goes from the pod ranges `own` to anywhere but the ranges `cluster`.
-pub(super) fn sync(own: &[IpNetwork], cluster: &[IpNetwork]) -> Result<(), NftError> {
+pub(crate) fn sync(own: &[IpNetwork], cluster: &[IpNetwork]) -> Result<(), NftError> {
     let wanted = (own.to_vec(), cluster.to_vec());
     let mut written = WRITTEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if *written == Some(wanted.clone()) {
@@ -56,7 +56,10 @@ pub(super) fn sync(own: &[IpNetwork], cluster: &[IpNetwork]) -> Result<(), NftEr
             commit(replace(family, &own, &of(cluster)))?;
         }
     }
-    tracing::info!(?own, ?cluster, "pods are masqueraded outside the cluster");
+    let said =
+        |ranges: &[IpNetwork]| ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let (own, cluster) = (said(own), said(cluster));
+    tracing::info!(own, cluster, "pods are masqueraded outside the cluster");
     *written = Some(wanted);
     Ok(())
 }
