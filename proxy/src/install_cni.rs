@@ -3,6 +3,8 @@
 //! The configuration needs the node's pod ranges, so this waits for them. Both files are replaced
 //! atomically: the container runtime may read them at any time.
 
+mod portmap;
+
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -64,12 +66,19 @@ pub enum InstallError {
 struct Conflist {
     cni_version: &'static str,
     name: &'static str,
-    plugins: [Plugin; 1],
+    plugins: Vec<Plugin>,
+}
+
+#[derive(Debug, Serialize, PartialEq, Eq)]
+#[serde(untagged)]
+enum Plugin {
+    Ours(Ours),
+    Portmap(portmap::Portmap),
 }
 
 #[derive(Debug, Serialize, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-struct Plugin {
+struct Ours {
     r#type: &'static str,
     ranges: Vec<IpNetwork>,
     cluster_cidrs: Vec<IpNetwork>,
@@ -126,16 +135,14 @@ fn write_conflist(config: &Config, node: &Node) -> Result<(), InstallError> {
     if cluster_cidrs.is_empty() {
         cluster_cidrs = node.pod_ranges();
     }
-    let conflist = Conflist {
-        cni_version: cni_version(&node.status.node_info.container_runtime_version),
-        name: "bowline",
-        plugins: [Plugin {
-            r#type: PLUGIN,
-            ranges: node.pod_ranges(),
-            cluster_cidrs,
-            mtu: config.mtu,
-        }],
-    };
+    let own = Ours { r#type: PLUGIN, ranges: node.pod_ranges(), cluster_cidrs, mtu: config.mtu };
+    let mut cni_version = cni_version(&node.status.node_info.container_runtime_version);
+    let mut plugins = vec![Plugin::Ours(own)];
+    if let Some((portmap, version)) = portmap::find(&config.bin_dir, cni_version) {
+        cni_version = version;
+        plugins.push(Plugin::Portmap(portmap));
+    }
+    let conflist = Conflist { cni_version, name: "bowline", plugins };
     let text =
         serde_json::to_vec_pretty(&conflist).map_err(|source| InstallError::Encode { source })?;
     let path = config.conf_dir.join(CONFLIST);
@@ -143,7 +150,9 @@ fn write_conflist(config: &Config, node: &Node) -> Result<(), InstallError> {
         return Ok(());
     }
     replace(&path, &text, 0o644)?;
-    tracing::info!(path = %path.display(), version = conflist.cni_version, "CNI configured");
+    let host_ports = conflist.plugins.len() > 1;
+    let version = conflist.cni_version;
+    tracing::info!(path = %path.display(), version, host_ports, "CNI configured");
     Ok(())
 }
 
@@ -315,6 +324,15 @@ mod tests {
             }],
         });
         assert_eq!(json, expected);
+
+        std::fs::write(config.bin_dir.join(portmap::NAME), "of others").expect("a file");
+        write_conflist(&config, &node("containerd://2.1.4")).expect("it is written");
+        let text = std::fs::read(config.conf_dir.join(CONFLIST)).expect("it is there");
+        let json: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
+        let chained = serde_json::json!({
+            "type": "portmap", "capabilities": {"portMappings": true},
+        });
+        assert_eq!((&json["cniVersion"], &json["plugins"][1]), (&"1.0.0".into(), &chained));
     }
 
     fn names(path: &Path) -> Vec<String> {
