@@ -206,6 +206,17 @@ fn get_shows_objects_in_every_form() {
     });
 }
 
+/// Waits for these revisions of a deployment, with their causes.
+fn history_is(kubectl: &Kubectl, deployment: &str, wanted: &[&str]) {
+    eventually("the history has these revisions", 10, || {
+        let text = kubectl.try_run(&["rollout", "history", deployment])?;
+        let rows = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        let rows: Vec<_> =
+            rows.filter(|row| row.starts_with(|c: char| c.is_ascii_digit())).collect();
+        if rows == wanted { Ok(()) } else { Err(format!("{wanted:?}: {text}")) }
+    });
+}
+
 #[test]
 fn scale_rollout_label_annotate_wait_and_delete_work() {
     let cluster = TestCluster::get("verbs");
@@ -225,10 +236,12 @@ fn scale_rollout_label_annotate_wait_and_delete_work() {
         assert_eq!(kubectl.run(&["get", "deployment", "-l", "tier=front", "-o", "name"]), "");
 
         kubectl.run(&["set", "env", &deployment, "ROUND=2"]);
+        kubectl.run(&["annotate", &deployment, "kubernetes.io/change-cause=second round"]);
         kubectl.run(&["rollout", "status", &deployment, "--timeout=60s"]);
-        contains(&kubectl.run(&["rollout", "history", &deployment]), &["REVISION", "1", "2"]);
+        history_is(kubectl, &deployment, &["1 <none>", "2 second round"]);
         kubectl.run(&["rollout", "undo", &deployment]);
         kubectl.run(&["rollout", "status", &deployment, "--timeout=60s"]);
+        history_is(kubectl, &deployment, &["2 second round", "3 <none>"]);
         assert_eq!(
             kubectl.jsonpath(&["deployment", &name], "{.spec.template.spec.containers[0].env}"),
             ""
@@ -276,7 +289,7 @@ fn taint_cordon_and_drain_move_pods() {
         kubectl.run(&["taint", "node", "n3", "only=me:NoSchedule"]);
         kubectl.apply(&format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: kept-out}}\nspec:\n\
-             \x20 nodeSelector: {{kubernetes.io/hostname: n3}}\n\
+             \x20 terminationGracePeriodSeconds: 1\n  nodeSelector: {{kubernetes.io/hostname: n3}}\n\
              \x20 containers: [{{name: c, image: '{TESTKIT_IMAGE}', command: [testkit, serve]}}]\n"
         ));
         let reason = eventually_some("the scheduler says why the pod does not fit", 20, || {
@@ -289,7 +302,13 @@ fn taint_cordon_and_drain_move_pods() {
         );
         kubectl.run(&["taint", "node", "n3", "only-"]);
         kubectl.run(&["wait", "pod", "kept-out", "--for=condition=Ready", "--timeout=30s"]);
-        kubectl.run(&["delete", "pod", "kept-out", "--grace-period=0", "--force"]);
+        kubectl.run(&["taint", "node", "n3", "only=me:NoExecute"]);
+        eventually("the taint has the pod leave", 30, || {
+            let found =
+                kubectl.try_run(&["get", "pod", "kept-out", "--ignore-not-found", "-o", "name"])?;
+            if found.is_empty() { Ok(()) } else { Err(found) }
+        });
+        kubectl.run(&["taint", "node", "n3", "only-"]);
         kubectl.run(&["delete", "deployment,service", "web"]);
     });
 }

@@ -20,6 +20,21 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// What `status` says of a node: this process of the machine is in it, and has the word among its
+/// arguments.
+fn is_process(node: &serde_json::Value, pid: &serde_json::Value, word: &str) {
+    let pid = pid.as_i64().unwrap_or_else(|| panic!("no pid of {word}: {node}"));
+    let read = |file: &str| {
+        fs::read_to_string(format!("/proc/{pid}/{file}"))
+            .unwrap_or_else(|error| panic!("{word} is not {pid} ({error}): {node}"))
+    };
+    let command = read("cmdline").replace('\0', " ");
+    assert!(command.split(' ').any(|argument| argument == word), "{pid} is {command}, not {word}");
+    let (cgroups, own) = (read("cgroup"), node["cgroup"].as_str().expect("a node has a cgroup"));
+    let inside = |line: &str| line.split('/').any(|part| part == own);
+    assert!(cgroups.lines().any(inside), "{pid} is not in {own} but in {cgroups}");
+}
+
 #[test]
 fn status_tells_where_everything_is() {
     let cluster = TestCluster::get("status");
@@ -31,15 +46,16 @@ fn status_tells_where_everything_is() {
         let name = node["name"].as_str().expect("a node has a name");
         let path = "{.status.addresses[?(@.type=='InternalIP')].address}";
         assert_eq!(node["address"], cluster.kubectl().jsonpath(&["node", name], path));
-        let pid = node["initPid"].as_i64().expect("it runs");
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a process has it");
-        assert!(command.contains("node-init"), "{command}");
+        is_process(node, &node["initPid"], "node-init");
         let socket = node["containerdSocketOnHost"].as_str().expect("it can be reached from here");
         assert!(Path::new(socket).exists(), "{socket} is not there");
         assert!(node["residentBytes"].as_u64() > Some(1 << 20), "{node}");
         assert!(node["diskBytes"].as_u64() > Some(1 << 20), "{node}");
         let units = node["units"].as_array().expect("it has units");
-        assert!(units.iter().all(|unit| unit["pid"].is_i64()), "a unit does not run: {node}");
+        assert_eq!(units.len(), if name == "n1" { 2 } else { 1 }, "{node}");
+        for unit in units {
+            is_process(node, &unit["pid"], unit["name"].as_str().expect("a unit has a name"));
+        }
     }
     let table = bowline(&["local", CLUSTER, "status"]);
     assert!(table.contains("n3") && table.contains("Running"), "{table}");
