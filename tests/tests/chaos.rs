@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bowline_tests::harness::{Running, TestCluster, eventually};
+use bowline_tests::harness::{Running, TESTKIT_IMAGE, TestCluster, eventually};
 use bowline_tests::kit::report::Report;
 
 /// How often every DNS worker is killed.
@@ -288,4 +288,41 @@ fn a_crashed_node_s_pods_are_replaced_and_it_comes_back_clean() {
          \x20 containers: [{name: c, image: 'bowline/testkit:0.1.0', command: [testkit, serve]}]\n",
     );
     kubectl.run(&["wait", "pod", "again", "--for=condition=Ready", "--timeout=60s"]);
+}
+
+#[test]
+fn a_node_that_others_called_lost_soon_says_again_that_it_is_ready() {
+    let cluster = TestCluster::get("node-lost");
+    cluster.converged();
+    let kubectl = cluster.kubectl();
+    eventually("the kubelet has nothing new to say of its own", 20, || {
+        let images = kubectl.try_run(&["get", "node", "n2", "-o=jsonpath={.status.images}"])?;
+        if images.contains(TESTKIT_IMAGE) { Ok(()) } else { Err(images) }
+    });
+    // By a PUT: Debian's kubectl knows no --subresource.
+    let path = "/api/v1/nodes/n2/status";
+    eventually("the node's status is overwritten", 10, || {
+        let text = kubectl.try_run(&["get", "--raw", path])?;
+        let mut node: serde_json::Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+        let conditions = node["status"]["conditions"].as_array_mut().expect("a node has them");
+        let ready = conditions.iter_mut().find(|condition| condition["type"] == "Ready");
+        ready.expect("it is among them")["status"] = "Unknown".into();
+        let put = ["replace", "--raw", path, "-f", "-"];
+        let output = kubectl.output_with_input(&put, &node.to_string());
+        let said = String::from_utf8_lossy(&output.stdout);
+        // The kubelet may have written in between.
+        let done = output.status.success() && said.contains("\"Unknown\"");
+        if done {
+            Ok(())
+        } else {
+            Err(format!("{said}{}", String::from_utf8_lossy(&output.stderr)))
+        }
+    });
+    let took = eventually("the kubelet puts it right", 20, || {
+        let path = "-o=jsonpath={.status.conditions[?(@.type=='Ready')].status} {.spec.taints}";
+        let found = kubectl.try_run(&["get", "node", "n2", path])?;
+        if found == "True " { Ok(()) } else { Err(found) }
+    });
+    println!("Ready again after {took:?}");
+    cluster.converged();
 }
