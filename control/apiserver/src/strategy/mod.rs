@@ -32,11 +32,6 @@ pub(crate) trait Strategy: Send + Sync {
         let _ = (old, new);
     }
 
-    /// Whether an update of the status may also change labels and annotations.
-    fn status_carries_metadata(&self) -> bool {
-        false
-    }
-
     /// Seconds between the request to delete and the removal; `None` removes at once.
     fn deletion_grace(&self, object: &Value, requested: Option<u64>) -> Option<u64> {
         let _ = (object, requested);
@@ -93,10 +88,6 @@ pub(crate) struct Node;
 
 impl Strategy for Node {
     fn keeps_status_at_creation(&self) -> bool {
-        true
-    }
-
-    fn status_carries_metadata(&self) -> bool {
         true
     }
 }

@@ -15,10 +15,6 @@ impl Strategy for Pod {
         object["status"] = json!({"phase": "Pending", "qosClass": class});
     }
 
-    fn status_carries_metadata(&self) -> bool {
-        true
-    }
-
     fn deletion_grace(&self, object: &Value, requested: Option<u64>) -> Option<u64> {
         let phase = text(object, "/status/phase");
         // Nothing runs yet, or any more: there is nothing to wait for.

@@ -19,9 +19,7 @@ impl Strategy for Service {
         let (was, is) = (text(old, "/spec/type").to_owned(), text(new, "/spec/type").to_owned());
         if is == "ExternalName" {
             drop_addresses(new);
-            return;
-        }
-        if was != "ExternalName" {
+        } else if was != "ExternalName" {
             keep_addresses(old, new);
         }
         let wants_ports = matches!(is.as_str(), "NodePort" | "LoadBalancer");

@@ -44,11 +44,14 @@ pub(crate) fn part(kind: &Kind, subresource: &str, old: &Value, given: &Value) -
     match (kind.kind.as_str(), subresource) {
         (_, "status") => {
             keep(&mut new, "status", given.get("status"));
-            if kind.strategy.status_carries_metadata() {
-                for name in ["labels", "annotations"] {
-                    let value = given.pointer(&format!("/metadata/{name}"));
-                    object::keep_metadata(&mut new, name, value);
-                }
+            // These may be written with the status; a deployment's labels are its selector's.
+            let metadata = match kind.kind.as_str() {
+                "Deployment" => &["annotations"][..],
+                _ => &["annotations", "labels"],
+            };
+            for name in metadata {
+                let value = given.pointer(&format!("/metadata/{name}"));
+                object::keep_metadata(&mut new, name, value);
             }
             if kind.kind == "CertificateSigningRequest" {
                 // Only approval changes whether a request is approved.

@@ -91,6 +91,31 @@ async fn updates_keep_what_they_do_not_name() {
 }
 
 #[tokio::test]
+async fn a_service_that_becomes_a_name_gives_back_what_it_had() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    let path = format!("{DEFAULT}/services");
+    let made = admin.post(&path, &service("a", "NodePort")).await.ok();
+    let mut changed = made.clone();
+    changed["spec"]["type"] = json!("ExternalName");
+    changed["spec"]["externalName"] = json!("example.com");
+    let name = admin.put(&format!("{path}/a"), &changed).await.ok();
+    let spec = name["spec"].as_object().expect("a spec");
+    for gone in ["clusterIP", "clusterIPs", "externalTrafficPolicy", "internalTrafficPolicy"] {
+        assert!(!spec.contains_key(gone), "{gone}: {name}");
+    }
+    assert!(spec["ports"].as_array().expect("ports").iter().all(|p| p["nodePort"].is_null()));
+    let mut successor = service("b", "NodePort");
+    successor["spec"]["clusterIP"] = made["spec"]["clusterIP"].clone();
+    successor["spec"]["ports"] = made["spec"]["ports"].clone();
+    admin.post(&path, &successor).await.ok();
+    changed["spec"]["type"] = json!("NodePort");
+    changed["metadata"]["resourceVersion"] = name["metadata"]["resourceVersion"].clone();
+    let answer = admin.put(&format!("{path}/a"), &changed).await;
+    assert_eq!(answer.code, 422, "they are another's now: {}", answer.body);
+}
+
+#[tokio::test]
 async fn the_server_keeps_its_own_service() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin().await;

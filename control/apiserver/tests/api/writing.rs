@@ -42,6 +42,27 @@ async fn status_and_spec_are_written_apart_and_generation_counts_the_spec() {
 }
 
 #[tokio::test]
+async fn labels_and_annotations_may_be_written_with_the_status() {
+    let cluster = Cluster::start().await;
+    let admin = cluster.admin().await;
+    admin.post(DEPLOYMENTS, &deployment()).await.ok();
+    let services = format!("{DEFAULT}/services");
+    let service = json!({"metadata": {"name": "web"}, "spec": {"ports": [{"port": 80}]}});
+    admin.post(&services, &service).await.ok();
+    let note = json!({"metadata": {"labels": {"l": "1"}, "annotations": {"a": "1"},
+                                   "finalizers": ["example.com/f"]}});
+    for (path, label) in
+        [(format!("{services}/web"), "1".into()), (format!("{DEPLOYMENTS}/web"), Value::Null)]
+    {
+        let written = admin.merge(&format!("{path}/status"), &note).await.ok();
+        let metadata = &written["metadata"];
+        assert_eq!(metadata["annotations"]["a"], "1", "{path}");
+        assert_eq!(metadata["labels"]["l"], label, "{path}");
+        assert_eq!(metadata["finalizers"], Value::Null, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_four_patches_do_what_their_types_say() {
     let cluster = Cluster::start().await;
     let admin = cluster.admin().await;
