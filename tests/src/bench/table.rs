@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-/// The middle and the ends of several figures.
+/// The median of several figures, and between what the true one lies with 95 % confidence: by the
+/// ranks of the figures (binomial, normal approximation), so nothing is assumed of how they are
+/// spread. With fewer than six it is the lowest and the highest.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     pub low: f64,
@@ -14,11 +16,11 @@ impl Spread {
     /// `None` without any figure.
     pub fn of(figures: &[f64]) -> Option<Self> {
         let sorted = sorted(figures);
-        Some(Self {
-            low: *sorted.first()?,
-            median: percentile(&sorted, 50.0)?,
-            high: *sorted.last()?,
-        })
+        let last = sorted.len().checked_sub(1)?;
+        let half = 1.96 * (sorted.len() as f64).sqrt() / 2.0;
+        let low = ((last as f64 / 2.0 - half).floor().max(0.0)) as usize;
+        let median = percentile(&sorted, 50.0)?;
+        Some(Self { low: sorted[low], median, high: sorted[last - low] })
     }
 
     /// `median (low-high)` with so many digits after the point.
@@ -92,6 +94,14 @@ mod tests {
         assert_eq!(spread, Spread { low: 1.0, median: 2.5, high: 4.0 });
         assert_eq!(spread.text(1), "2.5 (1.0-4.0)");
         assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn the_interval_of_the_median_leaves_out_the_outer_rounds() {
+        let rounds: Vec<f64> = (1..=21).map(f64::from).collect();
+        // Ranks 6 and 16 of 21 enclose the median with 97 %, ranks 7 and 15 with 92 %.
+        assert_eq!(Spread::of(&rounds), Some(Spread { low: 6.0, median: 11.0, high: 16.0 }));
+        assert_eq!(Spread::of(&[7.0]), Some(Spread { low: 7.0, median: 7.0, high: 7.0 }));
     }
 
     #[test]

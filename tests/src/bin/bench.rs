@@ -38,9 +38,9 @@ struct Scale {
 impl Scale {
     fn of(cli: &Cli) -> Self {
         if cli.quick {
-            Self { many: 1_000, pods: 5, extent: Extent { rounds: 3, seconds: 0.5 } }
+            Self { many: 1_000, pods: 5, extent: Extent { rounds: 7, seconds: 0.5 } }
         } else {
-            Self { many: 10_000, pods: 20, extent: Extent { rounds: 11, seconds: 1.5 } }
+            Self { many: 10_000, pods: 20, extent: Extent { rounds: 21, seconds: 0.8 } }
         }
     }
 }
@@ -92,9 +92,7 @@ fn machine() -> String {
 }
 
 fn print_requests(measured: &[(u32, Rounds)]) -> anyhow::Result<()> {
-    println!(
-        "\nRequests on a connection each, pod to pod on one node: median (lowest-highest round)"
-    );
+    println!("\nRequests on a connection each, pod to pod on one node: median (its 95 % interval)");
     let mut table = Table::new(&["", "requests/s", "of direct", "ClusterIP of iptables", "failed"]);
     for (services, all) in measured {
         let spread = |figure: fn(&requests::Round) -> f64| all.spread(figure).context("no round");
