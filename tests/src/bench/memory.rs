@@ -11,8 +11,8 @@ const READ: &str = "for d in /proc/[0-9]*; do \
     c=$(tr '\\0' ' ' <$d/cmdline 2>/dev/null); [ -n \"$c\" ] || continue; \
     echo \"= $(readlink $d/exe) $c\"; grep -E '^Rss(Anon|File):' $d/status 2>/dev/null; done; true";
 
-/// Memory in KiB: `anon` is the process's own, `file` is shared with every process that runs the
-/// same binary, and with the page cache.
+/// Memory in KiB: `anon` is the processes' own; `file` are pages of their binary, which all that run it
+/// share, so that they count once.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Resident {
     pub processes: u64,
@@ -28,12 +28,15 @@ pub fn read(cluster: &BenchCluster) -> anyhow::Result<BTreeMap<&'static str, Res
 /// What a node has of Bowline beside the server: kubelet, proxy and DNS.
 pub fn of_agent(components: &BTreeMap<&'static str, Resident>) -> Resident {
     let of_agent = |name: &str| name == AGENT || name.starts_with("bowline-");
-    let parts = components.iter().filter(|(name, _)| of_agent(name));
-    parts.fold(Resident::default(), |sum, (_, part)| Resident {
-        processes: sum.processes + part.processes,
-        anon: sum.anon + part.anon,
-        file: sum.file + part.file,
-    })
+    let mut sum = Resident::default();
+    let mut files: BTreeMap<&str, u64> = BTreeMap::new();
+    for (name, part) in components.iter().filter(|(name, _)| of_agent(name)) {
+        sum.processes += part.processes;
+        sum.anon += part.anon;
+        let binary = files.entry(name.split(' ').next().unwrap_or(name)).or_default();
+        *binary = part.file.max(*binary);
+    }
+    Resident { file: files.values().sum(), ..sum }
 }
 
 fn parse(text: &str) -> BTreeMap<&'static str, Resident> {
@@ -52,7 +55,7 @@ fn parse(text: &str) -> BTreeMap<&'static str, Resident> {
             let resident = found.entry(name).or_default();
             match field {
                 "RssAnon" => resident.anon += figure,
-                "RssFile" => resident.file += figure,
+                "RssFile" => resident.file = figure.max(resident.file),
                 _ => {}
             }
         }
@@ -90,14 +93,18 @@ mod tests {
         let text = process("/run/bowline/bin/bowline bowline server --x", 30, 10)
             + &process("/pause /pause", 99, 99)
             + &process("/bin/bowline-dns /proc/self/exe worker -x", 1, 2)
+            + &process("/bin/bowline-dns /bowline-dns run", 3, 1)
+            + &process("/bin/bowline-proxy /bowline-proxy run", 10, 20)
             + &process("/usr/bin/containerd-shim-runc-v2 shim -id a", 5, 6)
             + &process("/usr/bin/containerd-shim-runc-v2 shim -id b", 7, 8);
         let found = parse(&text);
-        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found.len(), 5, "{found:?}");
         assert_eq!(found["bowline-dns worker"], Resident { processes: 1, anon: 1, file: 2 });
         let server = Resident { processes: 1, anon: 30, file: 10 };
         assert_eq!(found["bowline server"], server);
-        let shims = Resident { processes: 2, anon: 12, file: 14 };
-        assert_eq!(found["containerd's shims"], shims);
+        let shims = Resident { processes: 2, anon: 12, file: 8 };
+        assert_eq!(found["containerd's shims"], shims, "they share their binary's pages");
+        let agent = Resident { processes: 3, anon: 14, file: 22 };
+        assert_eq!(of_agent(&found), agent, "so do DNS's two");
     }
 }
