@@ -55,8 +55,12 @@ impl Health {
 
     /// The answer to `path` on the metrics port.
     pub fn metrics_answer(&self, path: &str) -> Answer {
-        if path != "/metrics" {
-            return Answer::not_found();
+        match path {
+            "/metrics" => {}
+            // kube-proxy has these two here; tools ask by them what a node's proxy is.
+            "/proxyMode" => return Answer::text(200, "ebpf"),
+            "/healthz" => return Answer::text(200, "ok"),
+            _ => return Answer::not_found(),
         }
         let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         match self.metrics.encode() {
@@ -220,6 +224,9 @@ mod tests {
         assert_eq!(answer.status, 503);
         assert!(answer.body.contains("\"nodeEligible\":false"), "{}", answer.body);
         assert_eq!(health.answer("/readyz").status, 503);
+        assert_eq!(health.metrics_answer("/proxyMode").body, "ebpf");
+        assert_eq!(health.metrics_answer("/metrics").status, 200);
+        assert_eq!(health.metrics_answer("/").status, 404);
     }
 
     #[test]
