@@ -169,7 +169,9 @@ impl List<'_> {
             Some(key) => self.by_key(original, items, key)?,
             None => self.as_set(original, items)?,
         };
-        let Some(wanted) = self.directive(SET_ORDER)? else { return Ok(merged) };
+        // Without an order of its own the patch's items are wanted as they stand in it: new ones come
+        // before those that it does not name.
+        let wanted = self.directive(SET_ORDER)?.map_or(items, Vec::as_slice);
         let same = |a: &Value, b: &Value| match self.key {
             Some(key) => a.get(key).is_some() && a.get(key) == b.get(key),
             None => a == b,

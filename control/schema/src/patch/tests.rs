@@ -27,9 +27,23 @@ fn lists_with_a_merge_key_merge_item_by_item() {
         result,
         json!({"spec": {"containers": [
             {"name": "a", "image": "a:2",
-                "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]},
+                "env": [{"name": "Y", "value": "2"}, {"name": "X", "value": "1"}]},
             {"name": "c", "image": "c:1"}]}})
     );
+}
+
+/// As in the documentation of `kubectl patch`: the added container is the first one.
+#[test]
+fn a_new_item_comes_before_those_that_the_patch_does_not_name() {
+    let object = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}});
+    let names = |patch: Value| -> Vec<String> {
+        let result = patched(object.clone(), json!({"spec": {"containers": patch}}));
+        let list = result["spec"]["containers"].as_array().unwrap().clone();
+        list.iter().map(|item| item["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(json!([{"name": "new"}])), ["new", "a", "b", "c"]);
+    assert_eq!(names(json!([{"name": "b"}, {"name": "new"}])), ["a", "b", "new", "c"]);
+    assert_eq!(names(json!([{"name": "c"}, {"name": "a"}])), ["b", "c", "a"]);
 }
 
 #[test]
@@ -82,7 +96,7 @@ fn sets_of_plain_values_merge_and_delete() {
         object.clone(),
         json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["b"], "finalizers": ["d", "a"]}}),
     );
-    assert_eq!(result["metadata"]["finalizers"], json!(["a", "c", "d"]));
+    assert_eq!(result["metadata"]["finalizers"], json!(["d", "a", "c"]));
     let result = patched(
         object,
         json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"],
