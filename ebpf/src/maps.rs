@@ -38,6 +38,10 @@ pub static SOURCE_RANGES: LpmTrie<SourceRange, u32> =
 #[map]
 pub static AFFINITY: LruHashMap<AffinityKey, Affinity> =
     LruHashMap::with_max_entries(MAX_AFFINITIES, 0);
+// Preallocated: storage of a socket's own costs two allocations and their release, a fortieth of a
+// short connection.
+#[map]
+pub static CONNECTED: HashMap<u64, Socket> = HashMap::with_max_entries(MAX_CONNECTED, 0);
 #[btf_map]
 pub static SOCKETS: SkStorage<Socket> = SkStorage::new();
 #[btf_map]

@@ -1,4 +1,4 @@
-//! The socket hooks: connect, sendmsg, recvmsg and getpeername, for IPv4 and IPv6 sockets.
+//! The socket hooks: connect, sendmsg, recvmsg and getpeername, for IPv4 and IPv6 sockets, and release.
 //!
 //! A v4-mapped address may come through any of the IPv6 hooks (TCP connect, received datagrams),
 //! so every hook works on the 16-byte form.
@@ -6,13 +6,13 @@
 use core::ptr::{addr_of, addr_of_mut};
 
 use aya_ebpf::bindings::bpf_sock_addr;
-use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_set_retval};
-use aya_ebpf::macros::cgroup_sock_addr;
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
+use aya_ebpf::programs::{SockAddrContext, SockContext};
 use bowline_abi::*;
 
 use crate::count::{Subject, count, now, tell};
-use crate::maps::{DATAGRAMS, SETTINGS, SOCKETS};
+use crate::maps::{CONNECTED, DATAGRAMS, SETTINGS, SOCKETS};
 use crate::service::{self, Choice, Chosen, Client, Found};
 
 const ALLOW: i32 = 1;
@@ -176,7 +176,7 @@ fn connect<F: Family>(context: &SockAddrContext) -> i32 {
         Led::Refused => return refuse(),
         Led::To(frontend, choice) => (frontend, choice),
     };
-    let mut asked = Socket {
+    let asked = Socket {
         service_address: address,
         backend_address: choice.backend.address,
         service_port: port,
@@ -185,6 +185,27 @@ fn connect<F: Family>(context: &SockAddrContext) -> i32 {
         backend: choice.index,
         generation: choice.backend.generation,
     };
+    note(context, asked);
+    F::write(raw, &asked.backend_address);
+    write_port(raw, asked.backend_port);
+    count(counter::CONNECT_TRANSLATED, 0);
+    ALLOW
+}
+
+/// The socket's number, which no other has as long as the machine runs.
+#[inline(always)]
+fn cookie(context: &SockAddrContext) -> u64 {
+    // SAFETY: the context's socket is valid for the whole run; the helper only reads it.
+    unsafe { bpf_get_socket_cookie(context.sock_addr.cast()) }
+}
+
+/// Remembers what a socket that connects has asked for: in CONNECTED, or in storage of its own where
+/// that is full. (Rows of the kernel's own sockets stay: those have no release hook.)
+#[inline(always)]
+fn note(context: &SockAddrContext, mut asked: Socket) {
+    if CONNECTED.insert(cookie(context), asked, 0).is_ok() {
+        return;
+    }
     // SAFETY: the context's socket is valid for the whole run.
     let storage = unsafe { SOCKETS.get_or_insert_ptr_mut(context, Some(&mut asked)) };
     if !storage.is_null() {
@@ -192,10 +213,18 @@ fn connect<F: Family>(context: &SockAddrContext) -> i32 {
         // memory for it the connection works, and shows the backend's address.
         unsafe { *storage = asked };
     }
-    F::write(raw, &asked.backend_address);
-    write_port(raw, asked.backend_port);
-    count(counter::CONNECT_TRANSLATED, 0);
-    ALLOW
+}
+
+/// What [`note`] has remembered.
+#[inline(always)]
+fn noted(context: &SockAddrContext) -> Option<&Socket> {
+    // SAFETY: only the socket's own release frees its row. Were the socket connected again at this
+    // moment, another's row might be read: its addresses are no match then.
+    if let Some(asked) = unsafe { CONNECTED.get(cookie(context)) } {
+        return Some(asked);
+    }
+    // SAFETY: the context's socket is valid for the whole run, and its storage lives as long.
+    unsafe { SOCKETS.get_ptr_mut(context).as_ref() }
 }
 
 /// The remembered backend of this socket's earlier datagrams to the same service address.
@@ -283,13 +312,7 @@ fn sendmsg<F: Family>(context: &SockAddrContext) -> i32 {
 /// Shows a datagram's source, or a socket's peer, as the service that the program asked for.
 #[inline(always)]
 fn show_connected<F: Family>(context: &SockAddrContext, from: &Address, port: u16) {
-    // SAFETY: the context's socket is valid for the whole run.
-    let asked = unsafe { SOCKETS.get_ptr_mut(context) };
-    if asked.is_null() {
-        return;
-    }
-    // SAFETY: the storage lives as long as its socket.
-    let asked = unsafe { &*asked };
+    let Some(asked) = noted(context) else { return };
     if asked.backend_port == port && asked.backend_address == *from {
         F::write(context.sock_addr, &asked.service_address);
         write_port(context.sock_addr, asked.service_port);
@@ -363,4 +386,14 @@ pub fn getpeername4(context: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 pub fn getpeername6(context: SockAddrContext) -> i32 {
     getpeername::<V6>(&context)
+}
+
+/// A socket is closed: what it asked for is forgotten.
+#[cgroup_sock(sock_release)]
+pub fn release(context: SockContext) -> i32 {
+    // SAFETY: the context's socket is valid for the whole run; the helper only reads it.
+    let cookie = unsafe { bpf_get_socket_cookie(context.sock.cast()) };
+    // Most sockets have asked for no service.
+    let _ = CONNECTED.remove(cookie);
+    ALLOW
 }

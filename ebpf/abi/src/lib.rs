@@ -60,6 +60,7 @@ macro_rules! plain {
 
 plain! {
     u32 = 4,
+    u64 = 8,
     Address = 16,
     FrontendKey = 20,
     Frontend = 8,

@@ -20,6 +20,9 @@ pub const MAX_BACKENDS: u32 = 131_072;
 pub const MAX_SLOTS_PER_RANGE: u32 = 16_384;
 /// Clients with session affinity; the least recently used one goes first.
 pub const MAX_AFFINITIES: u32 = 32_768;
+/// Sockets that are connected to services (paid for in full, too); more remember in storage of their
+/// own.
+pub const MAX_CONNECTED: u32 = 16_384;
 /// Rows of flows that have seen no reply (two rows each); the least recently used one goes first.
 pub const MAX_NEW_FLOWS: u32 = 32_768;
 /// Rows of established flows (two rows each); full means refused and counted, never evicted.

@@ -1,8 +1,9 @@
-//! What the socket hooks remember: SOCKETS, DATAGRAMS, AFFINITY.
+//! What the socket hooks remember: CONNECTED, SOCKETS, DATAGRAMS, AFFINITY.
 
 use crate::Address;
 
-/// SOCKETS, value (socket storage): what a connected socket was translated to.
+/// What a connected socket was translated to: the value of CONNECTED, by the socket's cookie, which
+/// the socket's release takes away; and of SOCKETS (socket storage), where CONNECTED is full.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Socket {

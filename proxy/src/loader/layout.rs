@@ -99,6 +99,7 @@ definitions! {
     SETTINGS: Array<u32, Settings>, 1, MMAPABLE;
     SOURCE_RANGES: LpmTrie<SourceRangeKey, u32>, MAX_SOURCE_RANGES, NO_PREALLOC;
     AFFINITY: LruHash<AffinityKey, Affinity>, MAX_AFFINITIES, 0;
+    CONNECTED: Hash<u64, Socket>, MAX_CONNECTED, 0;
     SOCKETS: SkStorage<u32, Socket>, 0, NO_PREALLOC;
     DATAGRAMS: SkStorage<u32, Datagrams>, 0, NO_PREALLOC;
     NEW_FLOWS: LruHash<FlowKey, Flow>, MAX_NEW_FLOWS, 0;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use aya::programs::{CgroupSockAddr, SchedClassifier};
+use aya::programs::{CgroupSock, CgroupSockAddr, ProgramFd, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 
 use super::layout;
@@ -16,14 +16,19 @@ use super::{LoadError, pins};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bowline-ebpf"));
 
+/// Runs when a socket is closed.
+const RELEASE: &str = "release";
+
 /// The socket hooks' programs, and where each is attached.
-pub(super) const SOCKET_HOOKS: [(&str, AttachType); 8] = [
+pub(super) const SOCKET_HOOKS: [(&str, AttachType); 9] = [
     // What shows the service's address again comes first: a socket that is led to a backend
     // between two attachments is never shown the backend.
     ("getpeername4", AttachType::Getpeername4),
     ("getpeername6", AttachType::Getpeername6),
     ("recvmsg4", AttachType::Recvmsg4),
     ("recvmsg6", AttachType::Recvmsg6),
+    // And what forgets comes before what remembers.
+    (RELEASE, AttachType::SockRelease),
     ("sendmsg4", AttachType::Sendmsg4),
     ("sendmsg6", AttachType::Sendmsg6),
     ("connect4", AttachType::Connect4),
@@ -34,7 +39,7 @@ pub(super) const SOCKET_HOOKS: [(&str, AttachType); 8] = [
 pub(super) const PACKET_PROGRAMS: [&str; 2] = ["uplink_ingress", "uplink_egress"];
 
 /// All programs, by name.
-pub const PROGRAM_NAMES: [&str; 10] = [
+pub const PROGRAM_NAMES: [&str; 11] = [
     "connect4",
     "connect6",
     "sendmsg4",
@@ -43,6 +48,7 @@ pub const PROGRAM_NAMES: [&str; 10] = [
     "recvmsg6",
     "getpeername4",
     "getpeername6",
+    RELEASE,
     "uplink_ingress",
     "uplink_egress",
 ];
@@ -56,13 +62,22 @@ pub(super) fn load_and_attach(pins: &Path, cgroup_root: &Path) -> Result<(), Loa
         pin_packet_program(&mut object, program, pins)?;
     }
     for (program, attach_type) in SOCKET_HOOKS {
-        let hook: &mut CgroupSockAddr = typed(&mut object, program)?;
-        hook.load().map_err(refused(program))?;
-        let fd = hook.fd().map_err(refused(program))?.as_fd();
+        let fd = load_hook(&mut object, program)?.as_fd();
         let target = Cgroup { file: &cgroup, path: cgroup_root };
         attach_hook(fd, program, attach_type, &target, &pins.join("links").join(program))?;
     }
     Ok(())
+}
+
+fn load_hook<'a>(object: &'a mut Ebpf, program: &'static str) -> Result<&'a ProgramFd, LoadError> {
+    if program == RELEASE {
+        let hook: &mut CgroupSock = typed(object, program)?;
+        hook.load().map_err(refused(program))?;
+        return hook.fd().map_err(refused(program));
+    }
+    let hook: &mut CgroupSockAddr = typed(object, program)?;
+    hook.load().map_err(refused(program))?;
+    hook.fd().map_err(refused(program))
 }
 
 fn load_object(pins: &Path) -> Result<Ebpf, LoadError> {

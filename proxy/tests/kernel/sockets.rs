@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use bowline_proxy::loader::netns_cookie;
+use bowline_proxy::loader::{layout, netns_cookie, sys};
 use bowline_proxy::maps::Maps;
 use bowline_proxy::maps::abi::*;
 
@@ -224,6 +225,55 @@ fn connected_and_dual_stack_udp_sockets_see_the_service() {
     let (who, from) = ask_udp(&dual, "[::ffff:10.96.0.10]:53").expect("ask by a mapped address");
     assert_eq!(who, "10.244.1.1:5353");
     assert_eq!(from, "[::ffff:10.96.0.10]:53".parse().expect("literal"));
+}
+
+#[test]
+fn what_a_socket_asked_for_is_forgotten_at_its_close_and_has_a_place_when_the_map_is_full() {
+    let lab = Lab::new();
+    pods();
+    let mut maps = lab.start().maps;
+    tcp_server("10.244.1.1:8080");
+    let mut service = Service::new(1);
+    service.set(&mut maps, &[here("10.244.1.1:8080")]);
+    service.at(&mut maps, "10.96.0.10:80", TCP);
+    service.at(&mut maps, "10.96.0.10:80", UDP);
+    let map = layout::open(&lab.config.pins(), &layout::CONNECTED).expect("a pin");
+    let rows = || {
+        let mut rows = 0;
+        sys::for_each(map.as_fd(), |_: &u64, _: &Socket| {
+            rows += 1;
+            true
+        })
+        .expect("list");
+        rows
+    };
+    let connect = || {
+        let stream = TcpStream::connect("10.96.0.10:80").expect("connect");
+        let datagrams = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        datagrams.connect("10.96.0.10:80").expect("connect");
+        let shown = [stream.peer_addr(), datagrams.peer_addr()];
+        let service = "10.96.0.10:80".parse().expect("literal");
+        assert!(shown.iter().all(|peer| peer.as_ref().ok() == Some(&service)), "{shown:?}");
+        (stream, datagrams)
+    };
+    let (stream, datagrams) = connect();
+    let same = stream.try_clone().expect("a second descriptor");
+    assert_eq!(rows(), 2);
+    drop(stream);
+    assert_eq!(rows(), 2, "the socket is open still");
+    datagrams.connect("10.96.0.10:80").expect("connect again");
+    assert_eq!(rows(), 2, "one row a socket");
+    drop((same, datagrams));
+    assert_eq!(rows(), 0);
+
+    for cookie in 0..u64::from(layout::CONNECTED.max_entries) {
+        let row = Socket::default();
+        sys::update(map.as_fd(), &(u64::MAX - cookie), &row, 0).expect("room");
+    }
+    let sockets = connect();
+    assert_eq!(rows(), layout::CONNECTED.max_entries, "these remember in their own storage");
+    drop(sockets);
+    ask_tcp("10.96.0.10:80").expect("connections work as ever");
 }
 
 #[test]

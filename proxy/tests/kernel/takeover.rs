@@ -49,7 +49,7 @@ fn a_restart_keeps_the_maps_and_puts_new_programs_into_the_same_links() {
     service.at(&mut first.maps, "10.96.0.10:80", PROTOCOL_TCP);
     let dump = first.maps.dump().expect("dump");
     let (maps, programs) = (map_ids(&lab.config), link_programs(&lab.config));
-    assert_eq!(programs.len(), 8, "{programs:?}");
+    assert_eq!(programs.len(), 9, "{programs:?}");
     drop(first);
     TcpStream::connect("10.96.0.10:80").expect("a connect without an agent");
     let second = lab.start();
