@@ -26,6 +26,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::chain::chain;
 use crate::retry::Retry;
 
 /// Namespace (empty for cluster-scoped kinds) and name.
@@ -223,7 +224,8 @@ impl<K: Cached> Informer<K> {
             match event {
                 None => return,
                 Some(Err(error)) => {
-                    tracing::debug!(kind = %K::kind(&()), %error, "the watch broke; it is retried");
+                    let error = chain(&error);
+                    tracing::debug!(kind = %K::kind(&()), error, "the watch broke; it is retried");
                 }
                 Some(Ok(Event::Init)) => listed = Some(Vec::new()),
                 Some(Ok(Event::InitApply(mut object))) => {

@@ -3,6 +3,7 @@
 //! Nothing here does more than one small job; nothing here knows a kernel, a store or a server.
 //! Parts meet through the Kubernetes API, and this crate holds the words they meet with.
 
+pub mod chain;
 pub mod client;
 pub mod events;
 pub mod informer;

@@ -9,11 +9,12 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use bowline_api::chain::chain;
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 
 use crate::reflector::{Node, Object};
-use crate::routes::{self, chain};
+use crate::routes;
 
 /// The plugin's name, in the image and on the node.
 const PLUGIN: &str = "bowline-cni";

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use bowline_api::retry::Retry;
+use bowline_api::{chain::chain, retry::Retry};
 use futures::{
     StreamExt,
     stream::{self, BoxStream},
@@ -69,7 +69,8 @@ where
             Err(error) => {
                 // Told once, not at every try.
                 if !std::mem::replace(&mut broken, true) {
-                    warn!(kind = %T::kind(&()), %error, "the watch broke and is tried again");
+                    let error = chain(&error);
+                    warn!(kind = %T::kind(&()), error, "the watch broke and is tried again");
                 }
                 None
             }

@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_api::chain::chain;
 use ipnetwork::IpNetwork;
 use tokio::sync::watch;
 
@@ -165,21 +166,6 @@ fn cluster(config: &Config, peers: &Peers) -> Vec<IpNetwork> {
     all.sort();
     all.dedup();
     all
-}
-
-/// An error with its causes, for the log; a cause that was told with its effect is not repeated.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let told = cause.to_string();
-        if !text.ends_with(&told) {
-            text.push_str(": ");
-            text.push_str(&told);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bowline_api::chain::chain;
 use bowline_api::retry::Retry;
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -142,7 +143,8 @@ impl Watch {
                 None => return,
                 Some(Ok(event)) => self.take(event),
                 Some(Err(error)) => {
-                    tracing::debug!(kind = kind.resource.kind, %error, "the watch broke");
+                    let error = chain(&error);
+                    tracing::debug!(kind = kind.resource.kind, error, "the watch broke");
                 }
             }
         }

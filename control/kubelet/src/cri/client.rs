@@ -6,6 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use bowline_api::chain::chain;
 use http::uri::PathAndQuery;
 use prost::Message;
 use tonic::client::Grpc;
@@ -80,16 +81,4 @@ impl Client {
         let path = PathAndQuery::from_static(method);
         Ok(grpc.server_streaming(Request::new(request), path, codec).await?.into_inner())
     }
-}
-
-/// An error and all its causes in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(c) = cause {
-        text.push_str(": ");
-        text.push_str(&c.to_string());
-        cause = c.source();
-    }
-    text
 }

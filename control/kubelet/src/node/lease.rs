@@ -11,7 +11,7 @@ use kube::Api;
 use kube::api::PostParams;
 
 use crate::context::Context;
-use crate::cri::client::chain;
+use bowline_api::chain::chain;
 
 const NAMESPACE: &str = "kube-node-lease";
 const RETRY: Duration = Duration::from_millis(500);

@@ -17,7 +17,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::context::Context;
-use crate::cri::client::chain;
+use bowline_api::chain::chain;
 use facts::Facts;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);

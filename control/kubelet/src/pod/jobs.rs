@@ -53,7 +53,7 @@ pub struct Job {
 }
 
 fn text(error: &dyn std::error::Error) -> String {
-    crate::cri::client::chain(error)
+    bowline_api::chain::chain(error)
 }
 
 impl Job {

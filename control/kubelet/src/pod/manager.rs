@@ -315,7 +315,7 @@ fn sweep(ctx: &Context, pods: &Pods) {
         if !here(&uid)
             && let Err(error) = crate::volume::teardown(&ctx.pod_dir(&uid))
         {
-            tracing::warn!(uid, error = crate::cri::client::chain(&error), "a leftover stays");
+            tracing::warn!(uid, error = bowline_api::chain::chain(&error), "a leftover stays");
         }
     }
     for name in names(&ctx.config.pod_log_dir) {

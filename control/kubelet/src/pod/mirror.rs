@@ -15,8 +15,8 @@ use kube::api::{DeleteParams, ListParams, PostParams};
 use super::manager::Pods;
 use super::view;
 use crate::context::Context;
-use crate::cri::client::chain;
 use crate::source::files::{self, HASH, MIRROR};
+use bowline_api::chain::chain;
 
 /// How often the pictures are compared with the pods.
 const PERIOD: Duration = Duration::from_secs(5);

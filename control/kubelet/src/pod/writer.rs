@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::view;
 use crate::context::Context;
-use crate::cri::client::chain;
 use crate::source::files;
+use bowline_api::chain::chain;
 
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);

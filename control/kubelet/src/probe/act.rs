@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::{Container as Spec, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use tokio::net::TcpStream;
 
-use crate::cri::client::chain;
 use crate::runtime::Runtime;
+use bowline_api::chain::chain;
 
 /// Bytes of a command's or a server's answer that are shown to users.
 const SHOWN: usize = 1024;

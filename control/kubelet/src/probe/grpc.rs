@@ -7,7 +7,7 @@ use tonic::client::Grpc;
 use tonic::transport::Endpoint;
 use tonic_prost::ProstCodec;
 
-use crate::cri::client::chain;
+use bowline_api::chain::chain;
 
 const SERVING: i32 = 1;
 

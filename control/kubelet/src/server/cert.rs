@@ -100,7 +100,7 @@ impl Certificates {
             match self.ask(&ctx).await {
                 Ok(()) => continue,
                 Err(error) => {
-                    let error = crate::cri::client::chain(&error);
+                    let error = bowline_api::chain::chain(&error);
                     tracing::debug!(error, "no signed serving certificate yet");
                 }
             }

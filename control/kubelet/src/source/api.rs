@@ -11,8 +11,8 @@ use kube::runtime::watcher::{self, Event};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::cri::client::chain;
 use crate::pod::view;
+use bowline_api::chain::chain;
 
 /// Wait before a broken watch is begun again.
 const RETRY: Duration = Duration::from_millis(100);

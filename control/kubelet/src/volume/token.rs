@@ -10,8 +10,8 @@ use kube::api::PostParams;
 use parking_lot::Mutex;
 
 use super::Error;
-use crate::cri::client::chain;
 use crate::pod::view;
+use bowline_api::chain::chain;
 
 /// Lifetime that is asked for when the volume says nothing, in seconds.
 const DEFAULT_LIFETIME: i64 = 3600;

@@ -45,7 +45,7 @@ impl Worker {
             volume::teardown(&dir)
         });
         if let Ok(Err(error)) = torn.await {
-            let error = crate::cri::client::chain(&error);
+            let error = bowline_api::chain::chain(&error);
             tracing::warn!(uid, error, "the pod's folder could not be removed, trying again");
             self.news.poke();
             tokio::time::sleep(REREAD).await;
