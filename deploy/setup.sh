@@ -20,10 +20,11 @@ done
 
 # The eBPF programs need `core` built for the bpf target. rustup's nightly with rust-src does it; so does
 # Debian's own pair of rustc-web and rust-web-src.
-nightly_ready() { rustup +nightly component list --installed 2>/dev/null | grep -q '^rust-src'; }
+# (Answers are read whole: `| grep -q` ends at its first match, and with pipefail the other side's SIGPIPE is a no.)
+nightly_ready() { [[ "$(rustup +nightly component list --installed 2>/dev/null)" == *rust-src* ]]; }
 linker_ready() { command -v bpf-linker >/dev/null || [ -x "${CARGO_HOME:-$HOME/.cargo}/bin/bpf-linker" ]; }
-has() { dpkg-query -W -f '${Status}' "$1" 2>/dev/null | grep -q 'install ok installed'; }
-offered() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'; }
+has() { [ "$(dpkg-query -W -f '${Status}' "$1" 2>/dev/null)" = 'install ok installed' ]; }
+offered() { [[ "$(apt-cache policy "$1" 2>/dev/null)" == *"Candidate: "[0-9]* ]]; }
 need=()
 want() { local package; for package in "$@"; do has "$package" || need+=("$package"); done; }
 # Programs may come from elsewhere (Docker's containerd.io, a cloud SDK's kubectl): the command counts.
