@@ -72,6 +72,14 @@ fn pods() {
     }
 }
 
+/// A server on a pod's address, and a service of it alone.
+fn served(maps: &mut impl Maps) -> Service {
+    tcp_server("10.244.1.1:8080");
+    let mut service = Service::new(1);
+    service.set(maps, &[here("10.244.1.1:8080")]);
+    service
+}
+
 #[test]
 fn a_connect_to_a_cluster_ip_reaches_every_backend_and_shows_the_service() {
     let lab = Lab::new();
@@ -232,9 +240,7 @@ fn what_a_socket_asked_for_is_forgotten_at_its_close_and_has_a_place_when_the_ma
     let lab = Lab::new();
     pods();
     let mut maps = lab.start().maps;
-    tcp_server("10.244.1.1:8080");
-    let mut service = Service::new(1);
-    service.set(&mut maps, &[here("10.244.1.1:8080")]);
+    let service = served(&mut maps);
     service.at(&mut maps, "10.96.0.10:80", TCP);
     service.at(&mut maps, "10.96.0.10:80", UDP);
     let map = layout::open(&lab.config.pins(), &layout::CONNECTED).expect("a pin");
@@ -281,9 +287,7 @@ fn a_node_port_is_served_on_the_nodes_addresses_and_on_loopback_of_the_node_only
     let lab = Lab::new();
     pods();
     let mut maps = lab.start().maps;
-    tcp_server("10.244.1.1:8080");
-    let mut service = Service::new(1);
-    service.set(&mut maps, &[here("10.244.1.1:8080")]);
+    let service = served(&mut maps);
     service.at_node_port(&mut maps, 30080, TCP);
     maps.insert_node_address(addr("192.168.50.1"), NODE_ADDRESS_NODE_PORTS).expect("insert");
     let loopback = NODE_ADDRESS_NODE_PORTS | NODE_ADDRESS_LOOPBACK;
